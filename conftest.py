@@ -1,0 +1,72 @@
+"""Collects every notebook of nbs/ as one test: library notebooks through nbdev's runner, experiments through papermill at smoke size."""
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+SMOKE = {"budget": "smoke", "steps": 4}
+
+
+def is_experiment(path: Path) -> bool:
+    "Whether a notebook has a cell of papermill parameters"
+    return any("parameters" in c["metadata"].get("tags", []) for c in json.loads(path.read_text(encoding="utf-8"))["cells"])
+
+
+def pytest_collect_file(parent, file_path):
+    if file_path.suffix == ".ipynb" and file_path.parent.name == "nbs" and not file_path.name.startswith(("_", ".")):
+        return Notebook.from_parent(parent, path=file_path)
+
+
+class Notebook(pytest.File):
+    def collect(self):
+        kind = Experiment if is_experiment(self.path) else Library
+        yield kind.from_parent(self, name=self.path.stem)
+
+
+class NotebookFailure(Exception):
+    "A notebook whose cell failed; the message is the traceback as the notebook shows it"
+
+
+class Runs(pytest.Item):
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if isinstance(excinfo.value, NotebookFailure) else super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, 0, self.path.name
+
+
+class Library(Runs):
+    "All cells run in a fresh shell; a failing assertion of a law fails the test"
+
+    def runtest(self):
+        import contextlib
+        import io
+
+        from nbdev.test import test_nb
+
+        said, before = io.StringIO(), os.environ.get("IN_TEST")
+        try:
+            with contextlib.redirect_stderr(said):
+                passed, _ = test_nb(self.path, force_flags=["slow"])
+        finally:
+            if before is None:
+                os.environ.pop("IN_TEST", None)
+        if not passed:
+            raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
+
+
+class Experiment(Runs):
+    "Papermill runs it whole, with parameters that take seconds"
+
+    def runtest(self):
+        import tempfile
+
+        import papermill
+
+        with tempfile.TemporaryDirectory() as d:
+            try:
+                papermill.execute_notebook(self.path, Path(d, "out.ipynb"), {**SMOKE, "out_dir": d}, progress_bar=False, cwd=d)
+            except papermill.PapermillExecutionError as e:
+                raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", str(e))) from None
