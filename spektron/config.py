@@ -19,11 +19,6 @@ from typing import get_args, get_origin, get_type_hints
 
 import numpy as np
 
-# %% ../nbs/00_config.ipynb #b738f193
-def knob(default, choices=None, low=None, high=None):
-    "A dataclass field with its `default` and what it admits: one of `choices`, or a number in [`low`, `high`]"
-    return field(default=default, metadata=dict(choices=choices, low=low, high=high))
-
 # %% ../nbs/00_config.ipynb #c852118d
 def _typed(name: str, value, kind):
     "`value` as `kind`, or a ValueError that says what was expected"
@@ -47,7 +42,11 @@ def _admitted(name: str, value, choices=None, low=None, high=None):
             span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             raise ValueError(f"{name}={v} is out of range; allowed: {span}")
 
-# %% ../nbs/00_config.ipynb #6b596605
+# %% ../nbs/00_config.ipynb #ba35038c
+def knob(default, choices=None, low=None, high=None):
+    "A dataclass field with its `default` and what it admits: one of `choices`, or a number in [`low`, `high`]"
+    return field(default=default, metadata=dict(choices=choices, low=low, high=high))
+
 class Checked:
     "A base for the sections of a configuration: types and admitted values are checked when an object is made"
     def __post_init__(self):
@@ -150,23 +149,19 @@ class Config(Checked):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
-# %% ../nbs/00_config.ipynb #ba46c23f
+# %% ../nbs/00_config.ipynb #fccebca6
 BUDGETS = {
     "smoke": Config(
-        budget="smoke",
-        data=DataConfig(max_molecules=150),
-        model=ModelConfig(n_parameters=20_000, depth=1, points_per_token=32),
+        budget="smoke", data=DataConfig(max_molecules=150), model=ModelConfig(n_parameters=20_000, depth=1, points_per_token=32),
         training=TrainingConfig(steps=8, batch_size=8, validate_every=4, validation_spectra=16, checkpoint_every=4),
     ),
     "laptop": Config(),
     "paper": Config(
-        budget="paper",
-        model=ModelConfig(n_parameters=1_000_000, depth=4, points_per_token=1),
+        budget="paper", model=ModelConfig(n_parameters=1_000_000, depth=4, points_per_token=1),
         training=TrainingConfig(steps=50_000, batch_size=64, learning_rate=1e-3, precision="bf16", validate_every=1_000, validation_spectra=1_024, checkpoint_every=1_000),
     ),
 }
 
-# %% ../nbs/00_config.ipynb #89523b55
 def budget(
     name: str = "laptop",  # `smoke`, `laptop` or `paper`
 ) -> Config:  # the configuration of that budget
@@ -174,12 +169,11 @@ def budget(
     if name not in BUDGETS: raise ValueError(f"budget={name!r} is not known; allowed: {', '.join(BUDGETS)}")
     return BUDGETS[name]
 
-# %% ../nbs/00_config.ipynb #d0dc7d71
+# %% ../nbs/00_config.ipynb #962e7fde
 def to_dict(config) -> dict:
     "`config` as nested plain containers, ready for JSON"
     return json.loads(json.dumps(asdict(config)))
 
-# %% ../nbs/00_config.ipynb #b9e00570
 def from_dict(
     d: dict,  # as written by `to_dict`; what is left out takes its default
     cls: type = Config,  # the section to build
@@ -187,7 +181,7 @@ def from_dict(
 ):  # a checked `cls`
     "A configuration from nested containers. ValueError for an unknown name or an impossible value"
     kinds = get_type_hints(cls)
-    for k in d:
+    for k, v in d.items():
         if k not in kinds: raise ValueError(f"{where}{k} is not a setting; allowed: {', '.join(f'{where}{n}' for n in kinds)}")
         if is_dataclass(kinds[k]) and not isinstance(v, dict): raise ValueError(f"{where}{k} is a section; set one of its values, e.g. {where}{k}.{fields(kinds[k])[0].name}")
     return cls(**{k: from_dict(v, kinds[k], f"{where}{k}.") if is_dataclass(kinds[k]) else v for k, v in d.items()})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WELL_KNOWN', 'CORES', 'GROUPS', 'UNSTABLE', 'BOHR', 'HARTREE', 'AMU', 'KCAL', 'KM_PER_MOL', 'COVALENT_RADII',
            'ATTRIBUTES', 'LINE_FIELDS', 'BITS', 'INTENSITIES', 'PROFILES', 'substituted', 'enumerate_smiles',
-           'start_geometry', 'central_differences', 'Energy', 'positive', 'relax', 'atomic_masses', 'normal_modes',
+           'central_differences', 'start_geometry', 'Energy', 'positive', 'relax', 'atomic_masses', 'normal_modes',
            'field_derivatives', 'intensities', 'bonded', 'descend', 'compute_lines', 'attempt', 'read_journal',
            'compute_many', 'write_lines', 'LineList', 'load_lines', 'main', 'broaden']
 
@@ -29,18 +29,16 @@ from tqdm.auto import tqdm
 from ..config import data_dir
 from .spectra import gaussian, lorentzian
 
-# %% ../../nbs/02_lines.ipynb #a8fd1edc
+# %% ../../nbs/02_lines.ipynb #fb50ac92
 WELL_KNOWN = "O O=C=O C N CO CCO CC=O C=O CC(=O)O OC=O CC(C)=O C=C C#C CC#N C#N NC=O CN CC CCC c1ccccc1 Cc1ccccc1 CC(=O)OCC C1CCCCC1 O=C1C=CC(=O)C=C1 c1ccncc1 C1CO1 COC C=CC=C CF FC(F)F"
 CORES = """
 C CC CCC CCCC CC(C)C CCCCC CC(C)CC CC(C)(C)C C=C C=CC C=CCC CC=CC C=C(C)C C=CC=C C#C C#CC C#CCC CC#CC C=C=C
 CO CCO CCCO CC(C)O COC COCC CCOCC COCOC CN CCN CCCN CNC CN(C)C CCNC CNCCO CF CCF FCF CC(F)F FC(F)F
-C=O CC=O CCC=O C=CC=O CC(C)=O CCC(C)=O CC(=O)C(C)=O CC(=O)CC(C)=O OC=O CC(=O)O CCC(=O)O COC=O COC(C)=O CCOC=O COC(=O)OC
-NC=O CC(N)=O CNC=O CN(C)C=O CNC(C)=O NC(N)=O CNC(N)=O COC(N)=O
+C=O CC=O CCC=O C=CC=O CC(C)=O CCC(C)=O CC(=O)C(C)=O CC(=O)CC(C)=O OC=O CC(=O)O CCC(=O)O COC=O COC(C)=O CCOC=O COC(=O)OC NC=O CC(N)=O CNC=O CN(C)C=O CNC(C)=O NC(N)=O CNC(N)=O COC(N)=O
 O=C1CCC1 O=C1CCCC1 O=C1CCCCC1 O=C1CCO1 O=C1CCCO1 O=C1CCN1 O=C1CCCN1 O=C1CCC(=O)N1 O=C1CCC(=O)O1 O=C1C=CC(=O)C=C1 O=C1C=CCC1 O=C1OCCO1
 C1CC1 C1CCC1 C1CCCC1 C1CCCCC1 C1=CCC1 C1=CCCC1 C1=CCCCC1 C1=CCC=C1 C1=CCCC=C1 C1CO1 C1COC1 C1CCOC1 C1CCOCC1 C1COCO1 C1COCCO1
 C1CN1 C1CNC1 C1CCNC1 C1CCNCC1 C1CNCCN1 C1COCCN1 C1=COCC1 C1=CCOC1 C1=CCNC1
-c1ccccc1 Cc1ccccc1 c1ccncc1 c1ccnnc1 c1cncnc1 c1cnccn1 c1cc[nH]c1 c1ccoc1 c1c[nH]cn1 c1cn[nH]c1 c1cocn1 c1cnoc1 c1nc[nH]n1 c1c[nH]nn1 c1nnco1 c1ncon1
-Cn1cccc1 Cn1ccnc1 Cn1cccn1 c1nncnn1
+c1ccccc1 Cc1ccccc1 c1ccncc1 c1ccnnc1 c1cncnc1 c1cnccn1 c1cc[nH]c1 c1ccoc1 c1c[nH]cn1 c1cn[nH]c1 c1cocn1 c1cnoc1 c1nc[nH]n1 c1c[nH]nn1 c1nnco1 c1ncon1 Cn1cccc1 Cn1ccnc1 Cn1cccn1 c1nncnn1
 C1CC2CC12 C1CC2CCC12 C1CC2CC2C1 C1CC2CCC1C2 C1CC2CCCC12 C1C2CC12 C12CC1C2 C1CC2(C1)CC2 C1CC12CC2 C1OC2CC12 C1CC2OC2C1 C1OC2CCC12 C1CC2CCC1O2 C1CN2CCC1CC2 C1CC2CC1C=C2
 """
 GROUPS = """
@@ -101,7 +99,17 @@ HARTREE = physical_constants["hartree-inverse meter relationship"][0] / 100  # c
 AMU = physical_constants["atomic mass constant"][0] / physical_constants["electron mass"][0]  # electron masses
 KCAL = 4184 / physical_constants["Avogadro constant"][0] / physical_constants["Hartree energy"][0]  # kcal/mol in hartree
 
-# %% ../../nbs/02_lines.ipynb #9a71046a
+# %% ../../nbs/02_lines.ipynb #89a9df8e
+def central_differences(
+    gradient,  # positions (3N,) -> gradient (3N,)
+    x: np.ndarray,  # (3N,)
+    step: float,
+) -> np.ndarray:  # (3N, 3N), symmetric
+    "The Hessian of an energy by central differences of its gradient"
+    h = np.array([gradient(x + d) - gradient(x - d) for d in step * np.eye(x.size)]) / (2 * step)
+    return (h + h.T) / 2
+
+# %% ../../nbs/02_lines.ipynb #3c5730e1
 def start_geometry(
     smiles: str,
     seed: int = 0xC0FFEE,  # of the conformer search
@@ -116,23 +124,17 @@ def start_geometry(
     how.randomSeed = seed
     properties = ff.MMFFGetMoleculeProperties(mol)
     field = lambda i: ff.MMFFGetMoleculeForceField(mol, properties, confId=i) if properties else ff.UFFGetMoleculeForceField(mol, confId=i)
-    fields = [field(i) for i in rdDistGeom.EmbedMultipleConfs(mol, 6, how)]
-    if not fields: raise ValueError(f"no conformer of {smiles} could be embedded")
-    for f in fields: f.Initialize(); f.Minimize(maxIts=2000)
-    best = min(fields, key=lambda f: f.CalcEnergy())
-    hessian = central_differences(lambda x: np.array(best.CalcGrad(list(x))), np.ravel(best.Positions()), 1e-3)
+    energies = {}
+    for i in list(rdDistGeom.EmbedMultipleConfs(mol, 6, how)):
+        f = field(i)
+        f.Minimize(maxIts=2000)
+        energies[i] = f.CalcEnergy()
+    if not energies: raise ValueError(f"no conformer of {smiles} could be embedded")
+    best = min(energies, key=energies.get)
+    x, f = mol.GetConformer(best).GetPositions(), field(best)
+    hessian = central_differences(lambda x: np.array(f.CalcGrad(list(x))), x.ravel(), 1e-3)
     z = np.array([a.GetAtomicNum() for a in mol.GetAtoms()])
-    return z, np.array(best.Positions()) / BOHR, hessian * KCAL * BOHR**2, Chem.GetAdjacencyMatrix(mol).astype(bool)
-
-# %% ../../nbs/02_lines.ipynb #89a9df8e
-def central_differences(
-    gradient,  # positions (3N,) -> gradient (3N,)
-    x: np.ndarray,  # (3N,)
-    step: float,
-) -> np.ndarray:  # (3N, 3N), symmetric
-    "The Hessian of an energy by central differences of its gradient"
-    h = np.array([gradient(x + d) - gradient(x - d) for d in step * np.eye(x.size)]) / (2 * step)
-    return (h + h.T) / 2
+    return z, x / BOHR, hessian * KCAL * BOHR**2, Chem.GetAdjacencyMatrix(mol).astype(bool)
 
 # %% ../../nbs/02_lines.ipynb #b0f09ae5
 class Energy:
@@ -287,11 +289,17 @@ def attempt(compute, item: str) -> dict:
     try: return dict(smiles=item, status="ok", **{k: np.round(v, 5).tolist() if isinstance(v, np.ndarray) else v for k, v in compute(item).items()})
     except Exception as e: return dict(smiles=item, status="failed", reason=f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/02_lines.ipynb #85355a84
+# %% ../../nbs/02_lines.ipynb #c68c518e
 def read_journal(path: Path) -> dict:
     "Entries of a journal by SMILES; a last line that was cut off is left out"
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
     return {r["smiles"]: r for r in (json.loads(l) for l in lines if l.endswith("}"))}
+
+def _rewrite(journal: Path, entries: dict) -> None:
+    "The journal again, whole lines only, written aside and renamed"
+    aside = journal.with_name(journal.name + ".partial")
+    aside.write_text("".join(json.dumps(e) + "\n" for e in entries.values()))
+    aside.replace(journal)
 
 def _one_thread(): os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before the libraries load
 
@@ -322,13 +330,6 @@ def compute_many(
                 except BrokenProcessPool: keep(dict(smiles=i, status="failed", reason="its process died"))
     bar.close()
     return {i: done[i] for i in items}
-
-# %% ../../nbs/02_lines.ipynb #70d95906
-def _rewrite(journal: Path, entries: dict) -> None:
-    "The journal again, whole lines only, written aside and renamed"
-    aside = journal.with_name(journal.name + ".partial")
-    aside.write_text("".join(json.dumps(e) + "\n" for e in entries.values()))
-    aside.replace(journal)
 
 # %% ../../nbs/02_lines.ipynb #fc240b3d
 ATTRIBUTES = dict(
