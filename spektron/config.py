@@ -116,12 +116,12 @@ class ModelConfig(Checked):
     points_per_token: int = knob(16, low=1)  # grid points behind one token
     dropout: float = knob(0.0, low=0, high=0.9)
 
-# %% ../nbs/00_config.ipynb #4e6c08d1
+# %% ../nbs/00_config.ipynb #216c8947
 @dataclass(frozen=True)
 class TrainingConfig(Checked):
     "How long, how fast, and how often a run looks up"
-    steps: int = knob(600, low=1)  # optimiser steps
-    batch_size: int = knob(32, low=1)  # spectra per optimiser step
+    steps: int = knob(500, low=1)  # optimiser steps
+    batch_size: int = knob(16, low=1)  # spectra per optimiser step
     accumulate: int = knob(1, low=1)  # micro-batches that make up one batch
     learning_rate: float = knob(2e-3, low=0)  # at its peak, after warm-up
     weight_decay: float = knob(0.01, low=0)
@@ -149,10 +149,10 @@ class Config(Checked):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
-# %% ../nbs/00_config.ipynb #fccebca6
+# %% ../nbs/00_config.ipynb #531f10e7
 BUDGETS = {
     "smoke": Config(
-        budget="smoke", data=DataConfig(max_molecules=150), model=ModelConfig(n_parameters=20_000, depth=1, points_per_token=32),
+        budget="smoke", data=DataConfig(max_molecules=150), model=ModelConfig(n_parameters=22_000, depth=1, points_per_token=32),
         training=TrainingConfig(steps=8, batch_size=8, validate_every=4, validation_spectra=16, checkpoint_every=4),
     ),
     "laptop": Config(),
@@ -162,6 +162,7 @@ BUDGETS = {
     ),
 }
 
+# %% ../nbs/00_config.ipynb #89523b55
 def budget(
     name: str = "laptop",  # `smoke`, `laptop` or `paper`
 ) -> Config:  # the configuration of that budget

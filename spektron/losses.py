@@ -8,11 +8,12 @@ __all__ = ['masked_mse']
 # %% ../nbs/07_losses.ipynb #01e49124
 import torch
 
-# %% ../nbs/07_losses.ipynb #dba1ce4f
+# %% ../nbs/07_losses.ipynb #888f3f2b
 def _check(prediction, target, hidden) -> None:
     "Raise a ValueError unless three tensors agree in shape, the mask is boolean and hides something"
     if not prediction.shape == target.shape == hidden.shape:
-        raise ValueError(f"shapes differ: prediction {tuple(prediction.shape)}, target {tuple(target.shape)}, hidden {tuple(hidden.shape)}; expected one shape (B, n)")
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in dict(prediction=prediction, target=target, hidden=hidden).items())
+        raise ValueError(f"shapes differ: {shapes}; expected one shape (B, n)")
     if hidden.dtype != torch.bool: raise ValueError(f"hidden is {hidden.dtype}; expected torch.bool, True where a point was hidden: use hidden.bool()")
     if not hidden.any(): raise ValueError("hidden is False everywhere: no point to reconstruct; raise mask.ratio, or skip spectra without a measured point")
 

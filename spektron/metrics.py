@@ -17,7 +17,7 @@ def _float64(x) -> np.ndarray:
     "An array or tensor, on any device, as a float64 array"
     return np.asarray(x.detach().cpu().double() if hasattr(x, "detach") else x, dtype=np.float64)
 
-# %% ../nbs/08_metrics.ipynb #f6840031
+# %% ../nbs/08_metrics.ipynb #43faf773
 def squared_errors(
     prediction,  # (B, n) or (n,): one for all
     target,  # (B, n)
@@ -25,11 +25,14 @@ def squared_errors(
 ) -> np.ndarray:  # (B,) float64
     "The squared error of each spectrum, summed over its hidden points. ValueError for a wrong shape or mask, or a prediction that is not finite"
     target, hidden = _float64(target), np.asarray(hidden.cpu() if hasattr(hidden, "cpu") else hidden)
-    if hidden.dtype != bool or hidden.shape != target.shape: raise ValueError(f"hidden is {hidden.dtype} {hidden.shape}; expected bool {target.shape}, the shape of target")
+    if hidden.dtype != bool or hidden.shape != target.shape:
+        raise ValueError(f"hidden is {hidden.dtype} {hidden.shape}; expected bool {target.shape}, the shape of target")
     prediction = _float64(prediction)
-    if prediction.shape not in (target.shape, target.shape[1:]): raise ValueError(f"prediction has shape {prediction.shape}; expected {target.shape} or {target.shape[1:]}")
+    if prediction.shape not in (target.shape, target.shape[1:]):
+        raise ValueError(f"prediction has shape {prediction.shape}; expected {target.shape} or {target.shape[1:]}")
     errors = np.where(hidden, prediction - target, 0.0)
-    if (bad := np.flatnonzero(~np.isfinite(errors).all(1))).size: raise ValueError(f"prediction or target is not finite at hidden points of spectra {bad[:5].tolist()}")
+    if (bad := np.flatnonzero(~np.isfinite(errors).all(1))).size:
+        raise ValueError(f"prediction or target is not finite at hidden points of spectra {bad[:5].tolist()}")
     return np.square(errors).sum(1)
 
 # %% ../nbs/08_metrics.ipynb #d868e062
@@ -44,7 +47,7 @@ def nre(
     if not of_mean > 0: raise ValueError("the mean spectrum has no error to compare with: nothing is hidden, or all targets equal it")
     return float(squared_errors(prediction, target, hidden).sum() / of_mean)
 
-# %% ../nbs/08_metrics.ipynb #8acee472
+# %% ../nbs/08_metrics.ipynb #038e6965
 def bootstrap_interval(
     numerators,  # (B,) squared errors of the model, one for each independent unit
     denominators,  # (B,) those of the mean spectrum
@@ -54,7 +57,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:  # low, high
     "An interval of the ratio of two sums, by resampling their entries together"
     a, b, rng = _float64(numerators), _float64(denominators), np.random.default_rng(seed)
-    if a.shape != b.shape or a.ndim != 1 or len(a) < 2: raise ValueError(f"numerators {a.shape} and denominators {b.shape}: expected one shape (B,) with B of 2 or more")
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"numerators {a.shape} and denominators {b.shape}: expected one shape (B,) with B of 2 or more")
     if not (0 < level < 1 and b.min() > 0): raise ValueError(f"level={level} must lie between 0 and 1, and denominators must be positive (least: {b.min():g})")
     chosen = (rng.integers(len(a), size=len(a)) for _ in range(draws))
     ratios = [a[i].sum() / b[i].sum() for i in chosen]
@@ -252,7 +256,7 @@ REFERENCES: dict[str, type[Reference]] = {
     "conditional Gaussian": ConditionalGaussian,
 }
 
-# %% ../nbs/08_metrics.ipynb #8b16f08d
+# %% ../nbs/08_metrics.ipynb #794b2abb
 class PerModality:
     "One reference for each modality"
 
@@ -283,5 +287,6 @@ class PerModality:
     def _rows(self, modality):
         "Each modality that occurs, with the indices of its spectra"
         kinds, modality = np.unique(np.asarray(modality)), np.asarray(modality)
-        if unknown := set(kinds.tolist()) - set(self.references_): raise ValueError(f"modality {sorted(unknown)} was not fitted; fitted: {sorted(self.references_)}")
+        if unknown := set(kinds.tolist()) - set(self.references_):
+            raise ValueError(f"modality {sorted(unknown)} was not fitted; fitted: {sorted(self.references_)}")
         return [(int(k), np.flatnonzero(modality == k)) for k in kinds]

@@ -61,7 +61,7 @@ def validation_batch(config: Config, corpus: Corpus, indices: np.ndarray) -> tup
     chosen = stream(config.seed, "validation").permutation(indices)[: config.training.validation_spectra]
     return masked_batch(corpus, np.sort(chosen), config.mask, stream(config.seed, "validation mask"))
 
-# %% ../nbs/20_training.ipynb #7088af58
+# %% ../nbs/20_training.ipynb #dc126bc6
 def reconstruct(
     model: nn.Module,
     batch: Batch,
@@ -70,11 +70,14 @@ def reconstruct(
     "What the model makes of the visible points, and what it should have made"
     visible = batch.valid & ~hidden
     target = model.normalise(batch.values, visible)[0]
-    return model(batch.values, visible, batch.modality).float(), target
+    prediction = model(batch.values, visible, batch.modality)
+    return prediction.to(target.dtype), target
 
 def reconstruction_loss(model: nn.Module, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
-    "Mean squared error over the hidden points of all spectra, SNV units"
-    return masked_mse(*reconstruct(model, batch, hidden), hidden)
+    "Mean squared error over the hidden points of all spectra, in standard deviations of each whole spectrum"
+    prediction, target = reconstruct(model, batch, hidden)
+    unit = model.normalise(batch.values, batch.valid & ~hidden)[2] / model.normalise(batch.values, batch.valid)[2]
+    return masked_mse(prediction * unit, target * unit, hidden)
 
 # %% ../nbs/20_training.ipynb #8edcf6b9
 def rows(batch: Batch, which) -> Batch:

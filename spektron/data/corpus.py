@@ -84,12 +84,13 @@ def written_aside(
     finally:
         if aside.exists(): aside.unlink()
 
-# %% ../../nbs/03_corpus.ipynb #859c95ef
+# %% ../../nbs/03_corpus.ipynb #04ee915c
 def _checked(axis, modality, molecule, formula, source, valid) -> dict:
     "The small datasets of a corpus as arrays of their types; ValueError if they do not fit together"
     axis, modality = np.asarray(axis, np.float64), np.asarray(modality)
     N, n = len(modality), len(axis)
-    if not (n > 1 and np.isfinite(axis).all() and (np.diff(axis) > 0).all()): raise ValueError(f"axis of {n} points: expected finite wavenumbers in ascending order, in cm-1")
+    if not (n > 1 and np.isfinite(axis).all() and (np.diff(axis) > 0).all()):
+        raise ValueError(f"axis of {n} points: expected finite wavenumbers in ascending order, in cm-1")
     if bad := set(modality.tolist()) - set(range(len(MODALITIES))): raise ValueError(f"modality={sorted(bad)}: expected indices into {MODALITIES}")
     valid = np.tile([0, n], (N, 1)) if valid is None else np.asarray(valid)
     if valid.shape != (N, 2) or not ((0 <= valid[:, 0]) & (valid[:, 0] < valid[:, 1]) & (valid[:, 1] <= n)).all():
@@ -115,15 +116,17 @@ class Tally:
         row = lambda N, k, s, s2, top: dict(spectra=int(N), mean=s / k, std=max(s2 / k - (s / k) ** 2, 0) ** 0.5, max=float(top))
         return {MODALITIES[m]: row(*t) for m, t in sorted(self.sums.items())}
 
-# %% ../../nbs/03_corpus.ipynb #8736bc6b
+# %% ../../nbs/03_corpus.ipynb #fc73f764
 def _fill(out, blocks, valid, modality) -> dict:
     "Write `blocks` of rows into the dataset `out`; their statistics. ValueError for a wrong shape, number of rows, or values that are not finite"
     at, tally = 0, Tally()
     for b in blocks:
         b = np.asarray(b, np.float32)
         rows = slice(at, at + len(b))
-        if b.ndim != 2 or b.shape[1] != out.shape[1] or rows.stop > len(out): raise ValueError(f"spectra of shape {b.shape} at row {at}: expected (rows, points) within {out.shape}")
-        if not np.isfinite(b).all(): raise ValueError(f"spectrum {at + int(np.argwhere(~np.isfinite(b))[0, 0])} has a value that is not finite; set unmeasured points to 0 and give their range in `valid`")
+        if b.ndim != 2 or b.shape[1] != out.shape[1] or rows.stop > len(out):
+            raise ValueError(f"spectra of shape {b.shape} at row {at}: expected (rows, points) within {out.shape}")
+        if (bad := ~np.isfinite(b).all(1)).any():
+            raise ValueError(f"spectrum {at + bad.argmax()} has a value that is not finite; set unmeasured points to 0 and give their range in `valid`")
         out[rows], at = b, rows.stop
         tally.add(b, valid[rows], modality[rows])
     if at != len(out): raise ValueError(f"{at} spectra were given for {len(out)} entries of modality")
@@ -230,16 +233,17 @@ def valid(self: Corpus, indices) -> np.ndarray:
     at, (start, stop) = np.arange(len(self.axis)), self.ranges[np.asarray(indices, int)].T[..., None]
     return (at >= start) & (at < stop)
 
-# %% ../../nbs/03_corpus.ipynb #97add1de
+# %% ../../nbs/03_corpus.ipynb #fe6f9739
 @patch
 def verify(self: Corpus) -> str:
     "The sha256 of the contents, computed again. ValueError naming the parts that are not what was written"
     stored, found = json.loads(self.attrs["sha256_parts"]), digests(self.file)
-    if bad := [k for k in PARTS if stored.get(k) != found[k]]: raise ValueError(f"{self.path}: {', '.join(bad)} changed since it was written; restore the file or build it again")
+    if bad := [k for k in PARTS if stored.get(k) != found[k]]:
+        raise ValueError(f"{self.path}: {', '.join(bad)} changed since it was written; restore the file or build it again")
     if digest_all(found) != self.sha256: raise ValueError(f"{self.path}: the stored sha256 {self.sha256} is not that of the contents; build it again")
     return self.sha256
 
-# %% ../../nbs/03_corpus.ipynb #2cd6eb8b
+# %% ../../nbs/03_corpus.ipynb #a7c2c728
 @patch
 def counts(self: Corpus):
     "A table of spectra, molecules and formulas per modality, with the unit and statistics of the file"
@@ -247,10 +251,11 @@ def counts(self: Corpus):
     stats, units = (json.loads(self.attrs[k]) for k in ("statistics", "units"))
     def row(m):
         at = self.modality == MODALITIES.index(m)
-        return dict(spectra=int(at.sum()), molecules=len(set(self.molecule[at])), formulas=len(set(self.formula[at])), unit=units.get(m, "?"), **{k: stats[m][k] for k in ("mean", "std", "max")})
+        here = dict(spectra=int(at.sum()), molecules=len(set(self.molecule[at])), formulas=len(set(self.formula[at])), unit=units.get(m, "?"))
+        return here | {k: stats[m][k] for k in ("mean", "std", "max")}
     return pd.DataFrame({m: row(m) for m in MODALITIES if (self.modality == MODALITIES.index(m)).any()}).T
 
-# %% ../../nbs/03_corpus.ipynb #97bbf7b5
+# %% ../../nbs/03_corpus.ipynb #3beb13ac
 UNITS = {"IR": "km/mol per cm-1", "RAMAN": "angstrom^4/u per cm-1"}
 
 def build_from_lines(
@@ -261,28 +266,31 @@ def build_from_lines(
 ) -> str:  # the sha256 of the contents
     "The hash of a corpus after it was written from a line list"
     if data.max_molecules: lines = lines[:data.max_molecules]
-    blocks = (np.stack([broaden(lines[i:i + at_once], data.axis, m, data.fwhm) for m in data.modalities], 1).reshape(-1, data.n_points) for i in range(0, len(lines), at_once))
-    each = lambda words: np.repeat(np.asarray(words, object), len(data.modalities))
+    both = lambda some: np.stack([broaden(some, data.axis, m, data.fwhm) for m in data.modalities], 1).reshape(-1, data.n_points)
+    blocks = (both(lines[i:i + at_once]) for i in range(0, len(lines), at_once))
+    modality = np.tile([MODALITIES.index(m) for m in data.modalities], len(lines))
+    molecule, formula = (np.repeat(np.asarray(words, object), len(data.modalities)) for words in (lines.smiles, lines.formula))
+    source, citation = (str(lines.attrs.get(k, "")) for k in ("method", "citation"))
     return write_corpus(
-        path, data.axis, blocks, np.tile([MODALITIES.index(m) for m in data.modalities], len(lines)), each(lines.smiles), each(lines.formula),
-        source=str(lines.attrs.get("method", "line list")), citation=str(lines.attrs.get("citation", "")), units={m: UNITS[m] for m in data.modalities if m in UNITS},
+        path, data.axis, blocks, modality, molecule, formula, source, citation=citation, units={m: UNITS[m] for m in data.modalities if m in UNITS},
         steps=[f"lines broadened to Lorentzians of {data.fwhm:g} cm-1 FWHM", f"sampled at {data.n_points} points from {data.low:g} to {data.high:g} cm-1"])
 
-# %% ../../nbs/03_corpus.ipynb #64812b24
+# %% ../../nbs/03_corpus.ipynb #c92f096b
 def _cached(data, lines_path) -> Path:
     "The cached corpus of a line list, built if it is not there"
     lines = load_lines(lines_path)
-    asked = dict(schema=SCHEMA, lines=hashlib.sha256(lines_path.read_bytes()).hexdigest(), **{k: getattr(data, k) for k in ("modalities", "low", "high", "n_points", "fwhm", "max_molecules")})
+    asked = {k: getattr(data, k) for k in ("modalities", "low", "high", "n_points", "fwhm", "max_molecules")}
+    asked |= dict(schema=SCHEMA, lines=hashlib.sha256(lines_path.read_bytes()).hexdigest())
     path = cache_dir() / "corpus" / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}.h5"
     if not path.exists(): build_from_lines(path, lines, data)
     return path
 
-# %% ../../nbs/03_corpus.ipynb #d7de4c38
+# %% ../../nbs/03_corpus.ipynb #e57bec1b
 def open_corpus(
     data: DataConfig,  # `data.corpus`: `embedded`, or the path of an HDF5 corpus
     lines_path: Path | None = None,  # line list behind `embedded`; the one in `data/` if not given
 ) -> Corpus:
-    "The corpus that a configuration asks for. ValueError if it is not there, damaged, of another version, grid or modality; OSError if the cache cannot be written"
+    "The corpus that a configuration asks for. ValueError if it is missing, damaged, of another version, grid or modality; OSError for an unwritable cache"
     if data.corpus == "embedded": return Corpus(_cached(data, Path(lines_path or data_dir() / "lines.h5")))
     corpus = Corpus(Path(data.corpus), data.modalities, data.max_molecules)
     axis = corpus.axis
@@ -310,24 +318,26 @@ class Split:
     test: np.ndarray
     hash: str
 
-# %% ../../nbs/03_corpus.ipynb #0ffda4d5
+# %% ../../nbs/03_corpus.ipynb #bd185a18
 def split(
     corpus: Corpus,  # its `molecule` and `formula` are used
     fractions: tuple[float, float, float] = (0.855, 0.045, 0.10),  # of molecules: training, validation, test
     seed: int = 0,
 ) -> Split:
     "A formula-disjoint split. ValueError if a formula is missing or a part that was asked for stays empty"
-    if (blank := np.asarray(corpus.formula) == "").any(): raise ValueError(f"{int(blank.sum())} spectra have no formula, e.g. {str(corpus.molecule[blank.argmax()])!r}; a formula-disjoint split needs all of them")
+    if (blank := np.asarray(corpus.formula) == "").any():
+        raise ValueError(f"{blank.sum()} spectra have no formula, e.g. {str(corpus.molecule[blank.argmax()])!r}; a formula-disjoint split needs all of them")
     one = dict(zip(corpus.molecule, corpus.formula))  # the formula of each molecule
     formulas, sizes = np.unique(list(one.values()), return_counts=True)
     part = dict(zip(formulas.tolist(), _shares(sizes, np.array(fractions), stream(seed, "split"))))
     side = np.array([part[one[m]] for m in corpus.molecule])
     empty = [k for i, k in enumerate(("train", "val", "test")) if fractions[i] and not (side == i).any()]
-    if empty: raise ValueError(f"{len(formulas)} formulas are too few to give {', '.join(empty)} a share of {tuple(fractions)}; use more molecules or other fractions")
+    if empty:
+        raise ValueError(f"{len(formulas)} formulas are too few to give {', '.join(empty)} a share of {tuple(fractions)}; use more molecules")
     named = json.dumps(sorted((m, int(part[f])) for m, f in one.items()))
     return Split(*(np.flatnonzero(side == i) for i in range(3)), hashlib.sha256(named.encode()).hexdigest()[:12])
 
-# %% ../../nbs/03_corpus.ipynb #5ee003e5
+# %% ../../nbs/03_corpus.ipynb #01b38a21
 @lru_cache(4)
 def _epoch(seed: int, epoch: int, size: int) -> np.ndarray:
     "The order of `size` spectra in an epoch"
@@ -341,7 +351,8 @@ def batch_indices(
 ) -> np.ndarray:  # (batch_size,)
     "The indices in batch `step`, which depend on the arguments alone. ValueError for nothing to draw from"
     indices = np.asarray(indices)
-    if not len(indices) or batch_size < 1 or step < 0: raise ValueError(f"{len(indices)} indices, batch_size={batch_size}, step={step}: expected some indices, a positive size, a step from 0 up")
+    if not len(indices) or batch_size < 1 or step < 0:
+        raise ValueError(f"{len(indices)} indices, batch_size={batch_size}, step={step}: expected some indices, a positive size, a step from 0 up")
     epoch, at = np.divmod(step * batch_size + np.arange(batch_size), len(indices))
     return np.concatenate([indices[_epoch(seed, int(e), len(indices))[at[epoch == e]]] for e in np.unique(epoch)])
 
@@ -357,11 +368,12 @@ class Batch:
     def __len__(self): return len(self.index)
     def to(self, device) -> "Batch": return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
-# %% ../../nbs/03_corpus.ipynb #18a1cb05
+# %% ../../nbs/03_corpus.ipynb #fe2a67a1
 def load_batch(
     corpus: Corpus,
     indices: np.ndarray,  # (B,)
 ) -> Batch:
     "The spectra with these indices as a batch on the CPU"
     indices = np.asarray(indices, np.int64)
-    return Batch(torch.from_numpy(corpus.spectra(indices)), torch.from_numpy(corpus.valid(indices)), torch.from_numpy(corpus.modality[indices].astype(np.int64)), torch.from_numpy(indices.copy()))
+    parts = corpus.spectra(indices), corpus.valid(indices), corpus.modality[indices].astype(np.int64), indices.copy()
+    return Batch(*map(torch.from_numpy, parts))

@@ -26,7 +26,7 @@ def receptive_field(
     "How many tokens an output of `CNN` can see, in the middle of a long spectrum"
     return 1 + (kernel_size - 1) * sum(dilations(depth))
 
-# %% ../../nbs/15_cnn.ipynb #9740835e
+# %% ../../nbs/15_cnn.ipynb #a57026bf
 class ConvLayer(nn.Module):
     "A dilated convolution, GELU and a linear map, (B, L, D) -> (B, L, D)"
     def __init__(self,
@@ -35,7 +35,7 @@ class ConvLayer(nn.Module):
         dilation: int = 1,  # tokens between neighbouring taps
     ):
         super().__init__()
-        if kernel_size < 3 or kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: expected an odd number from 3 up, so that a kernel has a centre")
+        if kernel_size < 3 or kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: expected an odd number from 3 up")
         self.conv = nn.Conv1d(width, width, kernel_size, padding=dilation * (kernel_size // 2), dilation=dilation)
         self.out = nn.Linear(width, width)
 

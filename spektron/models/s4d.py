@@ -29,7 +29,7 @@ def initial_exponents(
     frequency = math.pi * n if init == "lin" else d_state / math.pi * (d_state / (2 * n + 1) - 1)
     return torch.complex(torch.full_like(n, -0.5), frequency)
 
-# %% ../../nbs/13_s4d.ipynb #6fdb5b57
+# %% ../../nbs/13_s4d.ipynb #9a84c0db
 class S4DLayer(nn.Module):
     "A diagonal state space in one direction, (B, L, H) -> (B, L, H) (Gu et al. 2022)"
     def __init__(self,
@@ -43,17 +43,17 @@ class S4DLayer(nn.Module):
         self.log_dt = nn.Parameter(torch.empty(width).uniform_(math.log(1e-3), math.log(1e-1)))
         self.log_decay = nn.Parameter(start.real.neg().log().float())
         self.frequency = None if real else nn.Parameter(start.imag.float())
-        for name in ("log_decay",) if real else ("log_decay", "frequency"): getattr(self, name)._no_weight_decay = True  # as published: exponents are not pulled to zero
+        for p in [self.log_decay] + [self.frequency] * (not real): p._no_weight_decay = True  # as published
         self.C = nn.Parameter(torch.randn(start.shape) if real else torch.view_as_real(torch.randn(start.shape, dtype=torch.complex64)).clone())
         self.D = nn.Parameter(torch.randn(width))
         self.glu = nn.Linear(width, 2 * width)
 
-# %% ../../nbs/13_s4d.ipynb #443d2975
+# %% ../../nbs/13_s4d.ipynb #ee390c7a
 @patch
 def exponents(self: S4DLayer) -> torch.Tensor:
     "The eigenvalues (H, M) of the continuous system, real part negative"
     decay = -self.log_decay.exp()
-    return decay if self.frequency is None else torch.complex(decay, self.frequency)
+    return torch.complex(decay, torch.zeros_like(decay) if self.frequency is None else self.frequency)
 
 @patch
 def system(self: S4DLayer):

@@ -29,7 +29,7 @@ def join_heads(
     "The inverse of `split_heads`"
     return rearrange(x, "b h l d -> b l (h d)")[..., :width]
 
-# %% ../../nbs/14_transformer.ipynb #15e52caf
+# %% ../../nbs/14_transformer.ipynb #3e248033
 class AttentionLayer(nn.Module):
     "Multi-head self-attention without positions of its own, (B, L, D) -> (B, L, D) (Vaswani et al. 2017, eq. 1)"
     def __init__(self,
@@ -38,7 +38,7 @@ class AttentionLayer(nn.Module):
     ):
         super().__init__()
         self.width, self.n_heads = width, n_heads or max(1, round(width / 16))
-        if not 1 <= self.n_heads <= width: raise ValueError(f"n_heads={n_heads} for width={width}: expected 1 to {width} heads; leave it out for {max(1, round(width / 16))}")
+        if not 1 <= self.n_heads <= width: raise ValueError(f"n_heads={n_heads} for width={width}: expected 1 to {width} heads, or None")
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
