@@ -149,10 +149,10 @@ class Config(Checked):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
-# %% ../nbs/00_config.ipynb #531f10e7
+# %% ../nbs/00_config.ipynb #d025a665
 BUDGETS = {
     "smoke": Config(
-        budget="smoke", data=DataConfig(max_molecules=150), model=ModelConfig(n_parameters=22_000, depth=1, points_per_token=32),
+        budget="smoke", data=DataConfig(max_molecules=150), model=ModelConfig(n_parameters=22_900, depth=1, points_per_token=32),
         training=TrainingConfig(steps=8, batch_size=8, validate_every=4, validation_spectra=16, checkpoint_every=4),
     ),
     "laptop": Config(),

@@ -182,10 +182,10 @@ def start(config: Config, axis: np.ndarray) -> tuple[Accelerator, State]:
     optimizer = torch.optim.AdamW(parameter_groups(model, config.training.weight_decay), lr=config.training.learning_rate)
     return accelerator, State(*accelerator.prepare(model, optimizer), random=random_states())
 
-# %% ../nbs/20_training.ipynb #12153deb
+# %% ../nbs/20_training.ipynb #1dcf9a39
 @torch.no_grad()
 def validation_loss(accelerator: Accelerator, model: nn.Module, batch: Batch, hidden: torch.Tensor, size: int) -> float:
-    "Mean squared error over the hidden points of `batch`, taken `size` spectra at a time"
+    "The loss over the hidden points of `batch`, taken `size` spectra at a time"
     model.eval()
     total = 0.0
     for which in torch.arange(len(hidden)).split(size):
