@@ -1,21 +1,26 @@
 # Two commands for a newcomer: `make e1` runs the first experiment, `make test` proves that everything holds.
-PYTHON ?= python3.11
+PYTHON ?= python3
+VENV ?= .venv
 BACKBONE ?= mamba
-BIN := .venv/bin
 
-.PHONY: e1 test clean
+.PHONY: e1 test readme clean
 
-e1: .venv/installed
-	$(BIN)/papermill nbs/21_e1.ipynb out.ipynb -p backbone $(BACKBONE)
-	@echo "report: out.ipynb (open it with $(BIN)/jupyter lab out.ipynb)"
+e1: $(VENV)/installed
+	$(VENV)/bin/papermill nbs/21_e1.ipynb out.ipynb -p backbone $(BACKBONE)
+	@echo "The report is out.ipynb; open it with $(VENV)/bin/jupyter lab out.ipynb"
 
-test: .venv/installed
-	$(BIN)/pytest
+test: $(VENV)/installed
+	$(VENV)/bin/pytest
 
-.venv/installed: settings.ini setup.py constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev,lines]"
+$(VENV)/installed: settings.ini setup.py constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[dev,lines]"
 	touch $@
+
+# README.md is nbs/index.ipynb without its code
+readme: $(VENV)/installed
+	$(VENV)/bin/jupyter nbconvert --to markdown --no-input --output-dir . --output README.md nbs/index.ipynb
+	sed -i 's|](images/|](nbs/images/|' README.md
 
 clean:
 	rm -rf .venv .cache out.ipynb

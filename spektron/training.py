@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'masked_batch', 'training_batch', 'validation_batch', 'reconstruct', 'reconstruction_loss', 'rows',
            'backward', 'parameter_groups', 'learning_rate', 'State', 'random_states', 'set_random_states', 'culprits',
-           'NotFinite', 'train_step', 'start', 'validation_loss', 'write_aside', 'save_state', 'read_checkpoint',
-           'refuse_other', 'load_state', 'TrainingRun', 'peak_memory', 'training_record', 'checkpoint_path', 'pretrain']
+           'NotFinite', 'train_step', 'start', 'validation_loss', 'save_state', 'read_checkpoint', 'refuse_other',
+           'load_state', 'TrainingRun', 'peak_memory', 'training_record', 'checkpoint_path', 'pretrain']
 
-# %% ../nbs/20_training.ipynb #b4d35dcc
+# %% ../nbs/20_training.ipynb #1f79b31e
 import json
 import math
 import os
@@ -33,7 +33,7 @@ from .config import AugmentConfig, Config, MaskConfig, TrainingConfig, seed_ever
 from .data.augment import augment, make_mask
 from .data.corpus import Batch, Corpus, Split, batch_indices, load_batch
 from .losses import masked_mse
-from .models.spektron import build_model
+from .models.spektron import build_model, write_aside
 
 # %% ../nbs/20_training.ipynb #701dcff3
 def masked_batch(
@@ -192,21 +192,6 @@ def validation_loss(accelerator: Accelerator, model: nn.Module, batch: Batch, hi
         part, h = rows(batch, which).to(accelerator.device), hidden[which].to(accelerator.device)
         total += reconstruction_loss(model, part, h).item() * h.sum().item()
     return total / hidden.sum().item()
-
-# %% ../nbs/20_training.ipynb #0af7586c
-def write_aside(path: Path, data: bytes) -> None:
-    "Write `data` so that `path` holds either its old content or all of the new. OSError, the old kept, if that fails"
-    aside = path.with_name(path.name + ".partial")
-    try:
-        with open(aside, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(aside, path)
-    except OSError as e:
-        aside.unlink(missing_ok=True)
-        kept = "the previous one is kept whole" if path.exists() else "there is no previous one"
-        raise OSError(e.errno, f"{path.name} was not written ({e.strerror}); {kept}. Free space or permissions, then start again") from e
 
 # %% ../nbs/20_training.ipynb #28f92f0b
 def save_state(

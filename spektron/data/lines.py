@@ -9,27 +9,27 @@ __all__ = ['WELL_KNOWN', 'CORES', 'GROUPS', 'UNSTABLE', 'BOHR', 'HARTREE', 'AMU'
            'field_derivatives', 'intensities', 'bonded', 'descend', 'compute_lines', 'attempt', 'read_journal',
            'compute_many', 'write_lines', 'LineList', 'load_lines', 'main', 'broaden']
 
-# %% ../../nbs/02_lines.ipynb #cd7aa6f8
+# %% ../../nbs/02_lines.ipynb #a74f996e
 import argparse
 import hashlib
 import json
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
+from fastcore.basics import patch
 from scipy.constants import physical_constants
 from tqdm.auto import tqdm
 
 from ..config import data_dir
 from .spectra import gaussian, lorentzian
 
-# %% ../../nbs/02_lines.ipynb #fb50ac92
+# %% ../../nbs/02_lines.ipynb #551293aa
 WELL_KNOWN = "O O=C=O C N CO CCO CC=O C=O CC(=O)O OC=O CC(C)=O C=C C#C CC#N C#N NC=O CN CC CCC c1ccccc1 Cc1ccccc1 CC(=O)OCC C1CCCCC1 O=C1C=CC(=O)C=C1 c1ccncc1 C1CO1 COC C=CC=C CF FC(F)F"
 CORES = """
 C CC CCC CCCC CC(C)C CCCCC CC(C)CC CC(C)(C)C C=C C=CC C=CCC CC=CC C=C(C)C C=CC=C C#C C#CC C#CCC CC#CC C=C=C
@@ -39,13 +39,11 @@ O=C1CCC1 O=C1CCCC1 O=C1CCCCC1 O=C1CCO1 O=C1CCCO1 O=C1CCN1 O=C1CCCN1 O=C1CCC(=O)N
 C1CC1 C1CCC1 C1CCCC1 C1CCCCC1 C1=CCC1 C1=CCCC1 C1=CCCCC1 C1=CCC=C1 C1=CCCC=C1 C1CO1 C1COC1 C1CCOC1 C1CCOCC1 C1COCO1 C1COCCO1
 C1CN1 C1CNC1 C1CCNC1 C1CCNCC1 C1CNCCN1 C1COCCN1 C1=COCC1 C1=CCOC1 C1=CCNC1
 c1ccccc1 Cc1ccccc1 c1ccncc1 c1ccnnc1 c1cncnc1 c1cnccn1 c1cc[nH]c1 c1ccoc1 c1c[nH]cn1 c1cn[nH]c1 c1cocn1 c1cnoc1 c1nc[nH]n1 c1c[nH]nn1 c1nnco1 c1ncon1 Cn1cccc1 Cn1ccnc1 Cn1cccn1 c1nncnn1
-C1CC2CC12 C1CC2CCC12 C1CC2CC2C1 C1CC2CCC1C2 C1CC2CCCC12 C1C2CC12 C12CC1C2 C1CC2(C1)CC2 C1CC12CC2 C1OC2CC12 C1CC2OC2C1 C1OC2CCC12 C1CC2CCC1O2 C1CN2CCC1CC2 C1CC2CC1C=C2
-"""
+C1CC2CC12 C1CC2CCC12 C1CC2CC2C1 C1CC2CCC1C2 C1CC2CCCC12 C1C2CC12 C12CC1C2 C1CC2(C1)CC2 C1CC12CC2 C1OC2CC12 C1CC2OC2C1 C1OC2CCC12 C1CC2CCC1O2 C1CN2CCC1CC2 C1CC2CC1C=C2"""
 GROUPS = """
 C CC CCC C(C)C CCCC C(C)(C)C C=C C=CC CC=C C(=C)C C#C CC#C C#CC C1CC1 C1CCC1 CC1CC1 F CF C(F)F C(F)(F)F CCF
 O CO CCO OC OCC COC OC(C)C OC1CC1 N CN NC N(C)C CCN CNC C=O CC=O C(=O)C C(=O)CC C(=O)O CC(=O)O C(=O)OC OC=O OC(=O)C C(=O)N C(=O)NC NC=O NC(=O)C
-C#N CC#N C1CO1 C1COC1 N1CC1 c1ccco1
-"""
+C#N CC#N C1CO1 C1COC1 N1CC1 c1ccco1"""
 
 # %% ../../nbs/02_lines.ipynb #e5c43b87
 UNSTABLE = """
@@ -61,23 +59,20 @@ def _chemistry() -> None:
     except ImportError as e: raise ImportError(f"{e.name} is missing: computing line lists needs `pip install spektron[lines]` (tblite, rdkit)") from None
     RDLogger.DisableLog("rdApp.*")  # what cannot be sanitised is left out, silently
 
-# %% ../../nbs/02_lines.ipynb #107a5d9d
+# %% ../../nbs/02_lines.ipynb #827c83fe
 def substituted(
     smiles: str,  # the core
-    groups: list,  # groups as RDKit molecules; their first atom is attached
-    max_heavy: int = 9,
+    groups: list, max_heavy: int = 9,  # groups as RDKit molecules, whose first atom is attached; heavy atoms at most
 ) -> set:  # canonical SMILES
     "All molecules made by putting one of `groups` in place of one hydrogen of a core"
     from rdkit import Chem
-    core, found = Chem.MolFromSmiles(smiles), set()
-    ranks = list(Chem.CanonicalRankAtoms(core, breakTies=False))
+    found, ranks = set(), list(Chem.CanonicalRankAtoms(core := Chem.MolFromSmiles(smiles), breakTies=False))
     for site in (a.GetIdx() for a in core.GetAtoms() if a.GetTotalNumHs() and ranks.index(ranks[a.GetIdx()]) == a.GetIdx()):
         for g in groups:
             if core.GetNumAtoms() + g.GetNumAtoms() > max_heavy: continue
             m = Chem.RWMol(Chem.CombineMols(core, g))
             m.AddBond(site, core.GetNumAtoms(), Chem.BondType.SINGLE)
-            a = m.GetAtomWithIdx(site)
-            if a.GetNumExplicitHs(): a.SetNumExplicitHs(a.GetNumExplicitHs() - 1)  # [nH] gives its hydrogen up
+            if (a := m.GetAtomWithIdx(site)).GetNumExplicitHs(): a.SetNumExplicitHs(a.GetNumExplicitHs() - 1)  # [nH] gives its hydrogen up
             if Chem.SanitizeMol(m, catchErrors=True) == Chem.SANITIZE_NONE: found.add(Chem.MolToSmiles(m))
     return found
 
@@ -303,7 +298,7 @@ def _rewrite(journal: Path, entries: dict) -> None:
 
 def _one_thread(): os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before the libraries load
 
-# %% ../../nbs/02_lines.ipynb #acc4fbc1
+# %% ../../nbs/02_lines.ipynb #fc5c42d0
 def compute_many(
     compute,  # item -> dict
     items: list[str],
@@ -323,11 +318,11 @@ def compute_many(
         try:
             with pool(workers) as ex:
                 for f in as_completed([ex.submit(attempt, compute, i) for i in todo]): keep(f.result())
-        except BrokenProcessPool:  # one of them killed its process: the rest one by one, each in a process of its own
+        except BrokenExecutor:  # one of them killed its process: the rest one by one, each in a process of its own
             for i in (i for i in todo if i not in done):
                 try:
                     with pool(1) as ex: keep(ex.submit(attempt, compute, i).result())
-                except BrokenProcessPool: keep(dict(smiles=i, status="failed", reason="its process died"))
+                except BrokenExecutor: keep(dict(smiles=i, status="failed", reason="its process died"))
     bar.close()
     return {i: done[i] for i in items}
 
@@ -364,7 +359,7 @@ def write_lines(path: Path, entries: list[dict], order: list[str]) -> None:
         f.attrs.update(ATTRIBUTES, molecules=len(good), lines=int(offsets("frequency")[-1]), failed=json.dumps(failed))
     aside.replace(path)
 
-# %% ../../nbs/02_lines.ipynb #ca276ee1
+# %% ../../nbs/02_lines.ipynb #c3766b47
 @dataclass
 class LineList:
     "Lines of m molecules: line k of molecule i stands at `offsets[i] + k`"
@@ -379,12 +374,14 @@ class LineList:
 
     def __len__(self): return len(self.smiles)
 
-    def __getitem__(self, which) -> "LineList":
-        "The molecules selected by a slice, a mask or indices"
-        rows = np.arange(len(self))[which].reshape(-1)
-        counts = np.diff(self.offsets)[rows]
-        flat = np.concatenate([np.arange(a, a + c) for a, c in zip(self.offsets[rows], counts)] or [np.zeros(0, int)]).astype(int)
-        return LineList(self.smiles[rows], self.formula[rows], np.concatenate([[0], np.cumsum(counts)]), *(getattr(self, n)[flat] for n in LINE_FIELDS), self.attrs)
+# %% ../../nbs/02_lines.ipynb #1692b3a6
+@patch
+def __getitem__(self: LineList, which) -> LineList:
+    "The molecules selected by a slice, a mask or indices"
+    rows = np.arange(len(self))[which].reshape(-1)
+    counts = np.diff(self.offsets)[rows]
+    flat = np.concatenate([np.arange(a, a + c) for a, c in zip(self.offsets[rows], counts)] or [np.zeros(0, int)]).astype(int)
+    return LineList(self.smiles[rows], self.formula[rows], np.concatenate([[0], np.cumsum(counts)]), *(getattr(self, n)[flat] for n in LINE_FIELDS), self.attrs)
 
 # %% ../../nbs/02_lines.ipynb #71c2a929
 def load_lines(
@@ -426,10 +423,11 @@ def main(argv=None) -> int:
 # %% ../../nbs/02_lines.ipynb #9c796bcf
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
 
-# %% ../../nbs/02_lines.ipynb #bd17c581
+# %% ../../nbs/02_lines.ipynb #13193af0
 INTENSITIES = {"IR": "ir_intensity", "RAMAN": "raman_activity"}
 PROFILES = {"lorentzian": lorentzian, "gaussian": gaussian}
 
+# %% ../../nbs/02_lines.ipynb #c22c6ddd
 def broaden(
     lines: LineList,
     axis: np.ndarray,  # (n,) cm-1

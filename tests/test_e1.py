@@ -1,0 +1,64 @@
+"""The experiment as its users start it, and the results that are kept."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spektron.config import BACKBONES, config_hash, from_dict
+from spektron.run import load_rows, run_notebook
+
+ROOT = Path(__file__).parent.parent
+REPORTS = sorted((ROOT / "results" / "e1").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("backbone", [b for b in BACKBONES if b != "dlinoss"])
+def test_every_backbone_runs(backbone, tmp_path):
+    "At smoke size; the notebook's own test runs the default backbone"
+    out = run_notebook("e1", tmp_path / "out.ipynb", dict(backbone=backbone, budget="smoke", steps=2, out_dir=str(tmp_path)), progress=False)
+    row = load_rows("e1", tmp_path).iloc[0]
+    assert out.exists() and row["config.model.backbone"] == backbone and row["metrics.nre.model"] > 0
+
+
+@pytest.mark.parametrize("name, value, allowed", [("backbone", "lstm", "allowed: dlinoss, mamba, s4d, transformer, cnn"), ("budget", "huge", "allowed: smoke, laptop, paper"),
+                                                  ("seed", "one", "expected int"), ("corpus", "nowhere.h5", "nowhere.h5")])
+def test_bad_parameters_stop_at_once(name, value, allowed, tmp_path):
+    "papermill ends with exit code 1, and the message says what is allowed"
+    call = [sys.executable, "-m", "papermill", ROOT / "nbs/21_e1.ipynb", "out.ipynb", "-p", name, value, "-p", "out_dir", tmp_path, "--no-progress-bar"]
+    run = subprocess.run(list(map(str, call)), cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1 and allowed in run.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_unknown_parameter_name_is_refused(tmp_path):
+    "papermill alone would only warn"
+    call = [sys.executable, "-m", "spektron.run", "e1", "-p", "backbones", "mamba", "-o", str(tmp_path / "out.ipynb")]
+    run = subprocess.run(call, capture_output=True, text=True)
+    assert run.returncode == 2 and "did you mean 'backbone'" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_reports_and_rows():
+    "Five backbones, three seeds, each with a light report and a row whose name is the hash of its configuration"
+    rows = load_rows("e1").query("`config.budget` == 'laptop' and `config.data.corpus` == 'embedded'")
+    assert {(r["config.model.backbone"], r["seed"]) for _, r in rows.iterrows()} >= {(b, s) for b in BACKBONES for s in range(3)}
+    assert {f"{b}-seed{s}" for b in BACKBONES for s in range(3)} <= {p.stem for p in REPORTS}
+    for path in (ROOT / "results" / "e1").glob("*.json"):
+        assert config_hash(from_dict(json.loads(path.read_text())["config"])) == path.stem
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)
+def test_report(path):
+    "Executed to the end without an error, under 300 kB, and speaking of the row that carries its numbers"
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert path.stat().st_size < 300_000
+    assert all(o["output_type"] != "error" for c in cells for o in c["outputs"]) and cells[-1]["outputs"]
+    assert any(p.name in json.dumps(cells[-1]["outputs"]) for p in path.parent.glob("*.json"))
+
+
+def test_readme_is_made_from_index():
+    "`make readme` would change nothing"
+    from nbconvert import MarkdownExporter
+
+    text, _ = MarkdownExporter(exclude_input=True).from_filename(str(ROOT / "nbs" / "index.ipynb"))
+    assert text.replace("](images/", "](nbs/images/").strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
