@@ -419,5 +419,4 @@ d = { 'settings': { 'branch': 'main',
                                    'spektron.training.training_batch': ('training.html#training_batch', 'spektron/training.py'),
                                    'spektron.training.training_record': ('training.html#training_record', 'spektron/training.py'),
                                    'spektron.training.validation_batch': ('training.html#validation_batch', 'spektron/training.py'),
-                                   'spektron.training.validation_loss': ('training.html#validation_loss', 'spektron/training.py'),
-                                   'spektron.training.write_aside': ('training.html#write_aside', 'spektron/training.py')}}}
+                                   'spektron.training.validation_loss': ('training.html#validation_loss', 'spektron/training.py')}}}
