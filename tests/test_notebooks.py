@@ -2,6 +2,8 @@
 import json
 import re
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,20 @@ def test_site_configuration():
     sidebar = yaml.safe_load((ROOT / "nbs" / "sidebar.yml").read_text())["website"]["sidebar"]["contents"]
     pages = [page for entry in sidebar for page in (entry["contents"] if isinstance(entry, dict) else [entry])]
     assert sorted(pages) == sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
+
+
+def test_site_pages_can_be_made(tmp_path):
+    "nbdev's processing of every page for Quarto, documentation of all exported names included, runs through"
+    script = tmp_path / "process.py"
+    script.write_text("from nbdev.serve import proc_nbs\nif __name__ == '__main__': proc_nbs()\n")
+    run = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert {p.name for p in (ROOT / "nbs").glob("*.ipynb")} <= {p.name for p in (ROOT / "_proc").glob("*.ipynb")}
+
+
+def test_report_renders():
+    "A report becomes a page of HTML with its figures in it"
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_filename(str(ROOT / "results" / "e1" / "mamba-seed0.ipynb"))
+    assert page.count("Plotly.newPlot") >= 4

@@ -156,7 +156,7 @@ def _checked_valid(valid, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"values[{i}, {j}] is {values[i, j]} but counts as measured: expected a finite number. If it was not measured, pass valid=np.isfinite(values)")
     return valid
 
-# %% ../../nbs/01_spectra.ipynb #22cdaf70
+# %% ../../nbs/01_spectra.ipynb #fc358c80
 @dataclass(eq=False)
 class Spectra:
     "Spectra on one axis, with unit, modality, sample ids, metadata and what was measured. ValueError for anything that does not fit together"
@@ -165,7 +165,7 @@ class Spectra:
     unit: str  # of the axis: "cm-1" or "nm" (wavelength in vacuum)
     modality: str  # "IR", "RAMAN" (axis: Raman shift, cm-1) or "NIR"
     ids: np.ndarray | None = None  # (m,) sample ids; None: "0", "1", ...
-    meta: "pandas.DataFrame | None" = None  # m rows: whatever is known of the samples; None: no columns
+    meta: object = None  # a pandas DataFrame of m rows: whatever is known of the samples; None: no columns
     valid: np.ndarray | None = None  # (m, n) or (n,) bool: what was measured; None: all
     _twin: np.ndarray | None = field(default=None, repr=False)  # the axis in the other unit, where it came from there
 
