@@ -111,7 +111,7 @@ def learning_rate(
     if step < warmup: return training.learning_rate * (step + 1) / warmup
     return training.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (training.steps - warmup))) / 2
 
-# %% ../nbs/20_training.ipynb #905f505a
+# %% ../nbs/20_training.ipynb #c0926bae
 COLUMNS = ("step", "loss", "lr", "grad_norm", "val_loss")
 
 @dataclass
@@ -123,6 +123,7 @@ class State:
     history: list[list[float]] = field(default_factory=list)  # one row of COLUMNS per step; val_loss is NaN where not measured
     random: dict = field(default_factory=dict)  # states of the global random generators
     seconds: dict = field(default_factory=lambda: dict(wall=0.0, steps=0.0))  # everything, and the training steps alone
+    peak: float = 0.0  # bytes, the most memory that the run has taken
 
 # %% ../nbs/20_training.ipynb #8795ca22
 def random_states() -> dict:
@@ -193,7 +194,7 @@ def validation_loss(accelerator: Accelerator, model: nn.Module, batch: Batch, hi
         total += reconstruction_loss(model, part, h).item() * h.sum().item()
     return total / hidden.sum().item()
 
-# %% ../nbs/20_training.ipynb #28f92f0b
+# %% ../nbs/20_training.ipynb #33c62e6b
 def save_state(
     path: Path,
     state: State,
@@ -204,7 +205,7 @@ def save_state(
     for name, p in state.model.named_parameters():
         tensors |= {f"optimizer.{name}.{k}": v for k, v in state.optimizer.state.get(p, {}).items()}
     tensors["history"] = torch.tensor(state.history, dtype=torch.float64).reshape(-1, len(COLUMNS))
-    text = json.dumps(dict(identity=identity, step=state.step, random=state.random, seconds=state.seconds))
+    text = json.dumps(dict(identity=identity, step=state.step, random=state.random, seconds=state.seconds, peak=state.peak))
     write_aside(path, save({k: v.detach().contiguous() for k, v in tensors.items()}, metadata={"spektron": text}))
 
 # %% ../nbs/20_training.ipynb #c4893216
@@ -222,7 +223,7 @@ def refuse_other(path: Path, stored: dict, asked: dict) -> None:
     differing = [f"{k} is {old.get(k)!r} there and {new.get(k)!r} here" for k in {**old, **new} if old.get(k) != new.get(k)]
     if differing: raise ValueError(f"{path} belongs to another run: {'; '.join(differing)}. Use another out_dir, or the settings of the checkpoint")
 
-# %% ../nbs/20_training.ipynb #55e6e6a8
+# %% ../nbs/20_training.ipynb #158196b7
 def load_state(path: Path, state: State, identity: dict) -> None:
     "Bring `state` and the global random generators to what `path` holds. ValueError for a broken file or one of another run"
     tensors, text = read_checkpoint(path)
@@ -231,10 +232,10 @@ def load_state(path: Path, state: State, identity: dict) -> None:
     for name, p in state.model.named_parameters():
         slots = {k.rpartition(".")[2]: v for k, v in tensors.items() if k.rpartition(".")[0] == f"optimizer.{name}"}
         if slots: state.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in slots.items()}
-    state.step, state.random, state.seconds, state.history = text["step"], text["random"], text["seconds"], tensors["history"].tolist()
+    state.step, state.random, state.seconds, state.peak, state.history = *(text[k] for k in ("step", "random", "seconds", "peak")), tensors["history"].tolist()
     set_random_states(state.random)
 
-# %% ../nbs/20_training.ipynb #abb401fb
+# %% ../nbs/20_training.ipynb #25be8f32
 @dataclass
 class TrainingRun:
     "What training gives"
@@ -250,9 +251,9 @@ def peak_memory(accelerator: Accelerator) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 def training_record(accelerator: Accelerator, state: State, batch_size: int) -> dict:
-    "What the run cost; speed counts training steps, wall time also validation and checkpoints, and both add up over interruptions"
+    "What the run cost; speed counts training steps, wall time also validation and checkpoints; all of it holds over interruptions"
     speed = state.step * batch_size / state.seconds["steps"] if state.step else 0.0
-    return dict(steps=state.step, wall_s=state.seconds["wall"], spectra_per_s=speed, peak_memory_mb=peak_memory(accelerator) / 2**20,
+    return dict(steps=state.step, wall_s=state.seconds["wall"], spectra_per_s=speed, peak_memory_mb=state.peak / 2**20,
                 device=accelerator.device.type, precision="bf16" if accelerator.mixed_precision == "bf16" else "fp32")
 
 # %% ../nbs/20_training.ipynb #72474f11
@@ -264,7 +265,7 @@ def checkpoint_path(out_dir: str | Path) -> Path:
     if not os.access(path.parent, os.W_OK): raise OSError(f"out_dir={str(out_dir)!r} cannot be written; choose another")
     return path
 
-# %% ../nbs/20_training.ipynb #5c3d5bbc
+# %% ../nbs/20_training.ipynb #c75227cf
 def pretrain(
     config: Config,
     corpus: Corpus,
@@ -293,7 +294,7 @@ def pretrain(
             state.seconds["steps"] += time.perf_counter() - tick
             last = state.step == training.steps
             if last or state.step % training.validate_every == 0: state.history[-1][-1] = validation_loss(accelerator, state.model, *fixed, training.batch_size)
-            state.seconds["wall"] = time.perf_counter() - began
+            state.seconds["wall"], state.peak = time.perf_counter() - began, max(state.peak, peak_memory(accelerator))
             if state.step == until or state.step % training.checkpoint_every == 0: save_state(path, state, identity)
             bar.set_postfix(loss=f"{state.history[-1][1]:.3f}", refresh=False)
             bar.update()
