@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'UNITS', 'INTENSITY', 'figure', 'wavenumber_axis', 'wavelength_axis', 'lorentzian', 'gaussian', 'snv',
            'snv_inverse', 'Spectra', 'msc', 'savgol_derivative']
 
-# %% ../../nbs/01_spectra.ipynb #acebf1a0
+# %% ../../nbs/01_spectra.ipynb #209669d5
 import hashlib
 import json
 import sys
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 from ..config import MODALITIES
 
-# %% ../../nbs/01_spectra.ipynb #e6f633b7
+# %% ../../nbs/01_spectra.ipynb #317f255a
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 def _template():
@@ -32,7 +32,7 @@ def _template():
         title=dict(font_size=15, x=0.02), hovermode="closest", legend=dict(bgcolor="rgba(255,255,255,0.7)"),
     ))
 
-# %% ../../nbs/01_spectra.ipynb #54fc3e56
+# %% ../../nbs/01_spectra.ipynb #68edd52a
 @cache
 def _house() -> None:
     "Make template `spektron` known to plotly and draw in notebooks as plotly JSON and as HTML of a reproducible name"
@@ -59,7 +59,7 @@ def figure(
     _house()
     return go.Figure(layout=dict(template="spektron")).update_layout(**layout)
 
-# %% ../../nbs/01_spectra.ipynb #2aa97829
+# %% ../../nbs/01_spectra.ipynb #2b6959a6
 def wavenumber_axis(fig, title: str = "wavenumber / cm⁻¹"):
     "`fig` with x axes that run from high to low wavenumber"
     return fig.update_xaxes(title=title, autorange="reversed")
@@ -68,7 +68,7 @@ def wavelength_axis(fig, title: str = "wavelength / nm"):
     "`fig` with x axes that run from low to high wavelength"
     return fig.update_xaxes(title=title, autorange=True)
 
-# %% ../../nbs/01_spectra.ipynb #07ad2626
+# %% ../../nbs/01_spectra.ipynb #cb865913
 def _positive_width(fwhm) -> None:
     if not np.all(np.asarray(fwhm) > 0): raise ValueError(f"fwhm={fwhm}: expected widths above 0, in the unit of the axis")
 
@@ -91,11 +91,15 @@ def gaussian(
     _positive_width(fwhm)
     return np.sqrt(4 * np.log(2) / np.pi) / fwhm * np.exp(-4 * np.log(2) * ((x - centre) / fwhm) ** 2)
 
-# %% ../../nbs/01_spectra.ipynb #42609b58
+# %% ../../nbs/01_spectra.ipynb #3b4cdd38
 def _namespace(x):
     "torch for a tensor, numpy for anything else, without importing torch"
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(x, torch.Tensor) else np
+
+def _has_values(xp) -> bool:
+    "Whether there are numbers to look at: not so while torch records a graph"
+    return xp is np or not xp.compiler.is_compiling()
 
 def _refuse_flat(xp, ok, scale) -> None:
     "ValueError for the first spectrum that is not `ok`"
@@ -103,7 +107,7 @@ def _refuse_flat(xp, ok, scale) -> None:
     raise ValueError(f"spectrum {i} has a standard deviation of {float(scale.reshape(-1)[i]):.3g} over the points looked at: expected a finite one above rounding. "
                      "Leave out spectra that are constant, empty or not finite there")
 
-# %% ../../nbs/01_spectra.ipynb #aaf1ee0f
+# %% ../../nbs/01_spectra.ipynb #669485f4
 def snv(
     x,  # spectra (..., n), numpy array or torch tensor of floats
     where=None,  # bool, of a shape that broadcasts to `x`: points that decide mean and scale; None: all
@@ -117,7 +121,7 @@ def snv(
     mean = total(x) / count
     scale = xp.sqrt((xp.where(where, x - mean, 0) ** 2).sum(-1, keepdims=True) / count)
     rounding = 8 * xp.finfo(x.dtype).eps * xp.sqrt(total(x**2) / count)
-    if not (ok := scale > rounding).all(): _refuse_flat(xp, ok, scale)
+    if _has_values(xp) and not (ok := scale > rounding).all(): _refuse_flat(xp, ok, scale)
     return (x - mean) / scale, mean, scale
 
 def snv_inverse(
@@ -128,7 +132,7 @@ def snv_inverse(
     "The spectra that `snv` was given"
     return z * scale + mean
 
-# %% ../../nbs/01_spectra.ipynb #327c51f6
+# %% ../../nbs/01_spectra.ipynb #8ad5a00d
 UNITS = ("cm-1", "nm")
 
 def _among(name: str, value, allowed) -> None:
@@ -145,7 +149,7 @@ def _checked_axis(axis) -> np.ndarray:
                          "Sort axis and values together (a descending axis: axis[::-1], values[:, ::-1]) and merge duplicates")
     return axis
 
-# %% ../../nbs/01_spectra.ipynb #f9245f11
+# %% ../../nbs/01_spectra.ipynb #95e33ec9
 def _checked_valid(valid, values: np.ndarray) -> np.ndarray:
     "`valid` as a bool array of the shape of `values`; ValueError if something not finite is called measured"
     valid = np.ones(values.shape, bool) if valid is None else np.asarray(valid)
@@ -156,7 +160,7 @@ def _checked_valid(valid, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"values[{i}, {j}] is {values[i, j]} but counts as measured: expected a finite number. If it was not measured, pass valid=np.isfinite(values)")
     return valid
 
-# %% ../../nbs/01_spectra.ipynb #fc358c80
+# %% ../../nbs/01_spectra.ipynb #740c503a
 @dataclass(eq=False)
 class Spectra:
     "Spectra on one axis, with unit, modality, sample ids, metadata and what was measured. ValueError for anything that does not fit together"
@@ -193,7 +197,7 @@ class Spectra:
     def __repr__(self) -> str:
         return f"Spectra({len(self)} x {self.modality}, {self.axis[0]:g} to {self.axis[-1]:g} {self.unit}, {len(self.axis)} points, {self.valid.mean():.0%} measured)"
 
-# %% ../../nbs/01_spectra.ipynb #a1f78246
+# %% ../../nbs/01_spectra.ipynb #44d62a42
 @patch
 def to_unit(
     self: Spectra,
@@ -208,7 +212,7 @@ def to_unit(
     if twin is not None and twin.shape == axis.shape and np.allclose(twin, axis, rtol=1e-14, atol=0): axis = twin
     return replace(self, values=self.values[:, ::-1], axis=axis, unit=unit, valid=self.valid[:, ::-1], _twin=self.axis)
 
-# %% ../../nbs/01_spectra.ipynb #f11fedeb
+# %% ../../nbs/01_spectra.ipynb #5496268b
 def _interpolate(
     axis: np.ndarray,  # (n,) ascending
     values: np.ndarray,  # (k, n) spectra that share `valid`
@@ -226,7 +230,7 @@ def _interpolate(
         if inside.any(): out[:, inside] = CubicSpline(x, y, axis=1)(new[inside]) if len(x) > 1 else y
     return out
 
-# %% ../../nbs/01_spectra.ipynb #f5bba768
+# %% ../../nbs/01_spectra.ipynb #6e98b163
 @patch
 def resample(
     self: Spectra,
@@ -243,7 +247,7 @@ def resample(
         out[rows] = _interpolate(self.axis, self.values[rows], valid, new)
     return replace(self, values=out, axis=new, valid=np.isfinite(out), _twin=None)
 
-# %% ../../nbs/01_spectra.ipynb #8a438052
+# %% ../../nbs/01_spectra.ipynb #935024d2
 def msc(
     x: np.ndarray,  # spectra (m, n)
     reference: np.ndarray | None = None,  # (n,); None: the mean of `x`
@@ -260,7 +264,7 @@ def msc(
     offset = mean - gain * mean_ref
     return (x - offset) / gain, offset, gain
 
-# %% ../../nbs/01_spectra.ipynb #3169b53b
+# %% ../../nbs/01_spectra.ipynb #430cda8c
 def savgol_derivative(
     x: np.ndarray,  # spectra (..., n), measured throughout
     axis: np.ndarray,  # (n,) evenly spaced
@@ -278,7 +282,7 @@ def savgol_derivative(
     if not np.isfinite(x).all(): raise ValueError("the spectra have points that are not finite: expected measured ones throughout. Resample to a grid inside the measured range")
     return savgol_filter(x, window, polyorder, deriv=order, delta=step.mean(), axis=-1)
 
-# %% ../../nbs/01_spectra.ipynb #aa329fa0
+# %% ../../nbs/01_spectra.ipynb #fd5ab91a
 INTENSITY = {"IR": "absorbance", "RAMAN": "Raman intensity / arbitrary units", "NIR": "absorbance"}
 
 @patch

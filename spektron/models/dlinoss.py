@@ -6,16 +6,16 @@
 __all__ = ['MARGIN', 'DT_MIN', 'G_MAX', 'poles', 'stable_stiffness', 'place_poles', 'constrain', 'DLinOSSLayer', 'noise_gain',
            'DLinOSS']
 
-# %% ../../nbs/11_dlinoss.ipynb #4e472729
+# %% ../../nbs/11_dlinoss.ipynb #a41b1c37
 from math import pi
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .recurrence import Backbone, Bidirectional, _wide, oscillator_scan
+from .recurrence import Backbone, Bidirectional, Mixer, _wide, gated_each, linear_each, oscillator_scan, stack_parameters, sum_directions, to_directions
 
-# %% ../../nbs/11_dlinoss.ipynb #44fa544e
+# %% ../../nbs/11_dlinoss.ipynb #476f15f6
 def poles(
     a: Tensor,  # (P,) stiffness
     g: Tensor,  # (P,) damping
@@ -28,7 +28,7 @@ def poles(
     root = torch.sqrt((half * half - S).to(torch.complex128))
     return (half + torch.where((half < 0) & (root.imag == 0), -root, root)) / S
 
-# %% ../../nbs/11_dlinoss.ipynb #3ad989f5
+# %% ../../nbs/11_dlinoss.ipynb #3e23ac0f
 MARGIN = 5e-7  # share of the largest stiffness that is left out at either end
 
 def stable_stiffness(g: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def stable_stiffness(g: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     low, high = (g / (1 + root)) ** 2, ((1 + root) / dt) ** 2
     return low + MARGIN * high, (1 - MARGIN) * high
 
-# %% ../../nbs/11_dlinoss.ipynb #1ed18d97
+# %% ../../nbs/11_dlinoss.ipynb #6ae07b9f
 def place_poles(
     angle: Tensor,  # (P,) eigen-angle, rad per token, between 0 and pi
     radius: Tensor,  # (P,) between 0 and 1
@@ -49,7 +49,7 @@ def place_poles(
     S = radius.double() ** -2
     return (1 + S - 2 * S.sqrt() * angle.cos()) / dt**2, (S - 1) / dt
 
-# %% ../../nbs/11_dlinoss.ipynb #3e7612e8
+# %% ../../nbs/11_dlinoss.ipynb #d906b3bf
 DT_MIN, G_MAX = 1e-3, 1e6
 
 def constrain(raw_a: Tensor, raw_g: Tensor, raw_dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,8 +59,8 @@ def constrain(raw_a: Tensor, raw_g: Tensor, raw_dt: Tensor) -> tuple[Tensor, Ten
     low, high = stable_stiffness(g, dt)
     return raw_a.maximum(low).minimum(high), g, dt
 
-# %% ../../nbs/11_dlinoss.ipynb #1625c8ab
-class DLinOSSLayer(nn.Module):
+# %% ../../nbs/11_dlinoss.ipynb #ded6c866
+class DLinOSSLayer(Mixer):
     """A mixer (B, L, width) -> (B, L, width), causal: oscillators driven by B u and read as C x + D u, then GELU and a gated linear unit.
 
     Rusch & Rus 2024 (arXiv 2410.03943), Boyer, Rusch & Rus 2025 (arXiv 2505.12171), with real B and C."""
@@ -93,18 +93,28 @@ class DLinOSSLayer(nn.Module):
 
     def filter(self, u: Tensor) -> Tensor:
         "The linear part of the layer, C x + D u, (B, L, width) -> (B, L, width)"
-        return oscillator_scan(u @ self.B.T, *self.oscillators()) @ self.C.T + self.D * u
+        return _filters([self], u).squeeze(0)
 
-    def forward(self, u: Tensor) -> Tensor: return F.glu(self.mix(F.gelu(self.filter(u))), -1)
+    @staticmethod
+    def run(layers: list["DLinOSSLayer"], x: Tensor) -> Tensor:
+        y = gated_each(F.gelu(_filters(layers, x)), stack_parameters(layers, "mix.weight"), stack_parameters(layers, "mix.bias"))
+        return sum_directions(y)
 
-# %% ../../nbs/11_dlinoss.ipynb #7960b0dd
+def _filters(layers: list[DLinOSSLayer], u: Tensor) -> Tensor:
+    "C x + D u of K layers, each in its direction, (B, L, width) -> (K, B, L, width)"
+    B, C, D, *raw = (stack_parameters(layers, name) for name in ("B", "C", "D", "raw_a", "raw_g", "raw_dt"))
+    u = to_directions(u, len(layers))
+    x = oscillator_scan(linear_each(u, B), *constrain(*raw), layers[0].path)
+    return linear_each(x, C) + D[:, None, None] * u
+
+# %% ../../nbs/11_dlinoss.ipynb #f1b4f6f4
 def noise_gain(a: Tensor, g: Tensor, dt: Tensor) -> Tensor:
     "The standard deviation (P,) of an oscillator driven by white noise of unit variance, in float32 or better"
     S, c = 1 + dt * g, 2 + dt * g - dt * dt * a  # x[t] = (c x[t-1] - x[t-2] + dt^2 u[t]) / S
     energy = (1 + 1 / S) / ((1 - 1 / S) * ((1 + 1 / S) ** 2 - (c / S) ** 2))
     return dt**2 / S * energy.sqrt()
 
-# %% ../../nbs/11_dlinoss.ipynb #526b2c7b
+# %% ../../nbs/11_dlinoss.ipynb #a1cd5d13
 class DLinOSS(Backbone):
     "A backbone (B, L, width) -> (B, L, width) of bidirectional D-LinOSS layers"
     def __init__(

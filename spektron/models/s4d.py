@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['initial_exponents', 'S4DLayer', 'S4D']
 
-# %% ../../nbs/13_s4d.ipynb #d101f4d3
+# %% ../../nbs/13_s4d.ipynb #6d71cfad
 import math
 
 import torch
@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from .recurrence import Backbone, Bidirectional, diagonal_kernel, fft_convolve
+from .recurrence import Backbone, Bidirectional, Mixer, diagonal_scan, gated_each, stack_parameters, sum_directions, to_directions
 
-# %% ../../nbs/13_s4d.ipynb #a3cfd5b9
+# %% ../../nbs/13_s4d.ipynb #12b74fef
 def initial_exponents(
     d_state: int = 64,  # N, even
     init: str = "lin",  # `lin` or `inv`
@@ -29,8 +29,8 @@ def initial_exponents(
     frequency = math.pi * n if init == "lin" else d_state / math.pi * (d_state / (2 * n + 1) - 1)
     return torch.complex(torch.full_like(n, -0.5), frequency)
 
-# %% ../../nbs/13_s4d.ipynb #9a84c0db
-class S4DLayer(nn.Module):
+# %% ../../nbs/13_s4d.ipynb #d2c4d1cf
+class S4DLayer(Mixer):
     "A diagonal state space in one direction, (B, L, H) -> (B, L, H) (Gu et al. 2022)"
     def __init__(self,
         width: int,  # H
@@ -48,7 +48,7 @@ class S4DLayer(nn.Module):
         self.D = nn.Parameter(torch.randn(width))
         self.glu = nn.Linear(width, 2 * width)
 
-# %% ../../nbs/13_s4d.ipynb #ee390c7a
+# %% ../../nbs/13_s4d.ipynb #6bd6c8c5
 @patch
 def exponents(self: S4DLayer) -> torch.Tensor:
     "The eigenvalues (H, M) of the continuous system, real part negative"
@@ -62,12 +62,15 @@ def system(self: S4DLayer):
     C = self.C if self.frequency is None else torch.view_as_complex(self.C)
     return rate, C * torch.expm1(dt[:, None] * rate) / rate, dt
 
-@patch
-def forward(self: S4DLayer, x):
-    y = fft_convolve(x, diagonal_kernel(*self.system(), x.shape[1])) + self.D * x
-    return F.glu(self.glu(F.gelu(y)), dim=-1)
+def _run(layers: list[S4DLayer], x: torch.Tensor) -> torch.Tensor:
+    "The sum (B, L, H) of K layers, each in its direction"
+    x, system = to_directions(x, len(layers)), [torch.stack(part) for part in zip(*(layer.system() for layer in layers))]
+    y = diagonal_scan(x, *system, layers[0].path) + stack_parameters(layers, "D")[:, None, None] * x
+    return sum_directions(gated_each(F.gelu(y), stack_parameters(layers, "glu.weight"), stack_parameters(layers, "glu.bias")))
 
-# %% ../../nbs/13_s4d.ipynb #0316a7ed
+S4DLayer.run = staticmethod(_run)
+
+# %% ../../nbs/13_s4d.ipynb #db8a40af
 class S4D(Backbone):
     "A bidirectional S4D backbone, (B, L, H) -> (B, L, H)"
     def __init__(self,

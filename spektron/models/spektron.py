@@ -6,7 +6,7 @@
 __all__ = ['BACKBONE_TYPES', 'FORMAT', 'count_parameters', 'solve_width', 'Spektron', 'build_model', 'count_flops', 'write_aside',
            'save_model', 'config_differences', 'load_model']
 
-# %% ../../nbs/19_model.ipynb #2f2b580e
+# %% ../../nbs/19_model.ipynb #d7f7c76c
 import json
 import os
 from bisect import bisect_left
@@ -21,31 +21,32 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import BACKBONES, Config, from_dict, to_dict
+from ..config import BACKBONES, Config, from_dict, identity_of, to_dict
 from ..data.spectra import snv
 from .cnn import CNN
 from .dlinoss import DLinOSS
 from .embedding import RawEmbedding
 from .heads import ReconstructionHead
 from .mamba import Mamba
+from .recurrence import Mixer
 from .s4d import S4D
 from .transformer import Transformer
 
-# %% ../../nbs/19_model.ipynb #4423819a
+# %% ../../nbs/19_model.ipynb #c40c99d5
 BACKBONE_TYPES = {"dlinoss": DLinOSS, "mamba": Mamba, "s4d": S4D, "transformer": Transformer, "cnn": CNN}
 
-# %% ../../nbs/19_model.ipynb #3be12162
+# %% ../../nbs/19_model.ipynb #e928c2ff
 def count_parameters(module: nn.Module) -> int:
     "The number of trainable parameters"
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-# %% ../../nbs/19_model.ipynb #e2f88d7c
+# %% ../../nbs/19_model.ipynb #db99a04e
 @lru_cache(maxsize=None)
 def _size(kind: type, width: int, depth: int) -> int:
     "Parameters of a backbone of `width` and `depth`; the random state is left as it was"
     with torch.random.fork_rng(devices=[]), torch.device("cpu"): return count_parameters(kind(width, depth))
 
-# %% ../../nbs/19_model.ipynb #8447b482
+# %% ../../nbs/19_model.ipynb #9cb9eb9a
 def solve_width(
     backbone: str,  # a name in `BACKBONE_TYPES`
     n_parameters: int,  # wanted size of the backbone
@@ -64,7 +65,7 @@ def solve_width(
         raise ValueError(f"{backbone} of depth {depth} has no width with {n_parameters} parameters within {tolerance:.0%}; nearest: {reachable}. Ask for one of these, or change the depth")
     return best
 
-# %% ../../nbs/19_model.ipynb #741cd9e6
+# %% ../../nbs/19_model.ipynb #787589d7
 class Spektron(nn.Module):
     "Predicted intensities (B, n), in SNV units of the visible points, from a partly visible spectrum"
     def __init__(
@@ -99,7 +100,7 @@ class Spektron(nn.Module):
         level = torch.cat([mean / scale, scale.log()], -1)
         return self.head(self.backbone(self.embedding(z, visible, level, domain)))
 
-# %% ../../nbs/19_model.ipynb #1396c70c
+# %% ../../nbs/19_model.ipynb #fcedc9f4
 def build_model(
     config: Config,  # its section `model` decides
     axis: np.ndarray,  # (n,) wavenumbers of the spectra, cm-1, increasing
@@ -107,9 +108,12 @@ def build_model(
     "An untrained model. Seed first (`seed_everything`) for the same weights again. ValueError for a size that cannot be reached"
     m = config.model
     width = solve_width(m.backbone, m.n_parameters, m.depth)
-    return Spektron(BACKBONE_TYPES[m.backbone](width, m.depth, dropout=m.dropout), width, axis, m.points_per_token)
+    model = Spektron(BACKBONE_TYPES[m.backbone](width, m.depth, dropout=m.dropout), width, axis, m.points_per_token)
+    for part in model.modules():
+        if isinstance(part, Mixer): part.path = config.scan
+    return model
 
-# %% ../../nbs/19_model.ipynb #06676e15
+# %% ../../nbs/19_model.ipynb #424cf180
 @torch.no_grad()
 def count_flops(
     model: Spektron,
@@ -122,7 +126,7 @@ def count_flops(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: model(*inputs)
     return counter.get_total_flops()
 
-# %% ../../nbs/19_model.ipynb #a5325be6
+# %% ../../nbs/19_model.ipynb #3c703313
 FORMAT = {"format": "spektron-model", "version": "1"}
 
 def write_aside(
@@ -142,7 +146,7 @@ def write_aside(
         except OSError: pass  # the folder cannot be written at all: there is nothing aside
         raise OSError(error.errno, f"{path} was not written ({error.strerror}); what was there before is untouched. Check that {path.parent} exists, is writable and has space") from error
 
-# %% ../../nbs/19_model.ipynb #6438a546
+# %% ../../nbs/19_model.ipynb #9aaba06f
 def save_model(
     model: Spektron,
     config: Config,  # what `model` was built from
@@ -152,7 +156,7 @@ def save_model(
     header = {**FORMAT, "config": json.dumps(to_dict(config)), "axis": json.dumps(model.axis.tolist())}
     write_aside(Path(path), save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, header))
 
-# %% ../../nbs/19_model.ipynb #6f08c4a1
+# %% ../../nbs/19_model.ipynb #714de868
 def _read_header(path: Path) -> dict:
     "The header of a model file. ValueError for a file of another kind or version"
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file; expected a model written by save_model")
@@ -164,17 +168,17 @@ def _read_header(path: Path) -> dict:
     if header["version"] != FORMAT["version"]: raise ValueError(f"{path} has format version {header['version']}; this Spektron reads version {FORMAT['version']}. Use the Spektron that wrote it, or train again")
     return header
 
-# %% ../../nbs/19_model.ipynb #ce7f540a
+# %% ../../nbs/19_model.ipynb #a1ff4330
 def config_differences(
     a: Config,
     b: Config,
 ) -> dict[str, tuple]:
-    "Settings in which two configurations differ, by dotted name, with both values; `device` is left out"
+    "Settings in which two configurations ask for different things, by dotted name, with both values"
     def flat(d, where=""): return {name: leaf for k, v in d.items() for name, leaf in (flat(v, f"{where}{k}.") if isinstance(v, dict) else {f"{where}{k}": v}).items()}
-    a, b = flat(to_dict(a)), flat(to_dict(b))
-    return {k: (a[k], b[k]) for k in a if a[k] != b[k] and k != "device"}
+    a, b = flat(identity_of(a)), flat(identity_of(b))
+    return {k: (a[k], b[k]) for k in a if a[k] != b[k]}
 
-# %% ../../nbs/19_model.ipynb #11999156
+# %% ../../nbs/19_model.ipynb #066133a6
 def load_model(
     path: str | Path,  # of a file written by `save_model`
     device: str | torch.device = "cpu",
