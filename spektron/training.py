@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'T', 'masked_batch', 'training_batch', 'validation_batch', 'reconstruct', 'reconstruction_loss', 'rows',
            'backward', 'parameter_groups', 'learning_rate', 'State', 'random_states', 'set_random_states', 'culprits',
-           'NotFinite', 'train_step', 'start', 'validation_loss', 'save_state', 'read_checkpoint', 'refuse_other',
-           'load_state', 'TrainingRun', 'peak_memory', 'training_record', 'checkpoint_path', 'made_ahead', 'pretrain']
+           'NotFinite', 'train_step', 'reuse_freed_memory', 'start', 'validation_loss', 'save_state', 'read_checkpoint',
+           'refuse_other', 'load_state', 'TrainingRun', 'peak_memory', 'training_record', 'checkpoint_path',
+           'made_ahead', 'pretrain']
 
-# %% ../nbs/20_training.ipynb #9c10c30d
+# %% ../nbs/20_training.ipynb #b68c6c9f
+import ctypes
 import json
 import math
 import os
@@ -173,7 +175,15 @@ def train_step(accelerator: Accelerator, state: State, batch: Batch, hidden: tor
     state.history.append([float(state.step), loss, lr, norm, math.nan])
     state.random = random_states()
 
-# %% ../nbs/20_training.ipynb #c1b5d929
+# %% ../nbs/20_training.ipynb #9fe5ae3c
+def reuse_freed_memory() -> bool:
+    "Whether freed memory is now kept for the next step: told to glibc, the C library of Linux; others have no such setting"
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "gnu_get_libc_version"): return False
+    keep_below, trim_above = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    return bool(libc.mallopt(keep_below, 2**30) and libc.mallopt(trim_above, 2**31 - 1))
+
+# %% ../nbs/20_training.ipynb #bb2ba860
 def start(config: Config, axis: np.ndarray) -> tuple[Accelerator, State]:
     "A fresh model and optimiser on the device that `config` names. ValueError if there is no such device"
     if config.device == "cuda" and not torch.cuda.is_available(): raise ValueError("device='cuda', but torch sees no CUDA device; use device='auto' or 'cpu'")
@@ -182,6 +192,7 @@ def start(config: Config, axis: np.ndarray) -> tuple[Accelerator, State]:
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda and config.training.precision == "bf16" else "no")
     if accelerator.num_processes > 1: raise ValueError(f"{accelerator.num_processes} processes: this loop trains in one; start it without accelerate launch")
     if cuda: torch.cuda.reset_peak_memory_stats()
+    else: reuse_freed_memory()
     seed_everything(config.seed)
     model = build_model(config, axis)
     if config.compile: model.compile()

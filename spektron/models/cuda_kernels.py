@@ -177,9 +177,9 @@ def _complex(table, size, inside):
     "A table's real part and its imaginary part, which lies `size` behind"
     return tl.load(table, mask=inside, other=0.0), tl.load(table + size, mask=inside, other=0.0)
 
-# %% ../../nbs/10b_cuda_kernels.ipynb #70d66fa9
+# %% ../../nbs/10b_cuda_kernels.ipynb #2f073b77
 @triton.jit(do_not_specialize=["H"])
-def _diagonal_kernel(u, tables, y, B, L, H, M, BLOCK: tl.constexpr, STATES: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
+def _diagonal_kernel(u, tables, direct, y, B, L, H, M, BLOCK: tl.constexpr, STATES: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
     sequence, channels, first, step = _place(B, L, H, BLOCK, 0)
     m = tl.arange(0, STATES)
     inside = (m < M)[:, None] & (channels < H)[None, :]
@@ -189,32 +189,34 @@ def _diagonal_kernel(u, tables, y, B, L, H, M, BLOCK: tl.constexpr, STATES: tl.c
     row, pitch = _lane(first, step, H, channels)
     u, y = u + row, y + row
     re, im = tl.zeros_like(a_re), tl.zeros_like(a_re)
+    d = tl.load(direct + sequence // B * H + channels, mask=channels < H, other=0.0)
     now = _rows(u, pitch, channels, H, L, T)
     for tau in range(0, L, T):
         following = _rows(u + T * pitch, pitch, channels, H, L - tau - T, T)
         for s in tl.static_range(T):
             re, im = _times(a_re, a_im, re, im)
             re += now[s].to(WIDE)[None, :]
-            tl.store(y + s * pitch, 2 * tl.sum(w_re * re - w_im * im, axis=0), mask=_there(channels, H, tau + s, L))
+            tl.store(y + s * pitch, 2 * tl.sum(w_re * re - w_im * im, axis=0) + d * now[s].to(WIDE), mask=_there(channels, H, tau + s, L))
         u, y, now = u + T * pitch, y + T * pitch, following
 
-# %% ../../nbs/10b_cuda_kernels.ipynb #2aaae7e4
+# %% ../../nbs/10b_cuda_kernels.ipynb #4c249df5
 def diagonal_forward(
     u: Tensor,  # (K, B, L, H) input
     decay: Tensor,  # (K, H, M) complex: factor of each mode per token
     weight: Tensor,  # (K, H, M) complex: how the modes are read
+    direct: Tensor,  # (K, H) what goes straight from input to output
 ) -> Tensor:  # (K, B, L, H), real, in the type of `u`
-    "y_t = 2 Re sum_m weight_m h_tm with h_t = decay h_(t-1) + u_t, beginning at rest (S4D: Gu et al. 2022, arXiv 2206.11893)"
+    "y_t = 2 Re sum_m weight_m h_tm + direct u_t with h_t = decay h_(t-1) + u_t, beginning at rest (S4D: Gu et al. 2022, arXiv 2206.11893)"
     B, L, H = u.shape[1:]
     block, states = _channels(decay.shape[2])
     u, tables = u.contiguous(), _mode_tables(u, decay, weight)
     y = torch.empty_like(u)
-    _launch(_diagonal_kernel, u, triton.cdiv(H, block), u, tables, y, B, L, H, decay.shape[2], BLOCK=block, STATES=states, T=16)
+    _launch(_diagonal_kernel, u, triton.cdiv(H, block), u, tables, direct.to(_wide(u)).contiguous(), y, B, L, H, decay.shape[2], BLOCK=block, STATES=states, T=16)
     return y
 
-# %% ../../nbs/10b_cuda_kernels.ipynb #22ce3725
+# %% ../../nbs/10b_cuda_kernels.ipynb #a49f911b
 @triton.jit(do_not_specialize=["H"])
-def _diagonal_adjoint(gy, u, tables, gu, sums, B, L, H, M, BLOCK: tl.constexpr, STATES: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
+def _diagonal_adjoint(gy, u, tables, direct, gu, sums, gdirect, B, L, H, M, BLOCK: tl.constexpr, STATES: tl.constexpr, T: tl.constexpr, WIDE: tl.constexpr):
     sequence, channels, first, step = _place(B, L, H, BLOCK, 1)
     m = tl.arange(0, STATES)
     inside = (m < M)[:, None] & (channels < H)[None, :]
@@ -227,6 +229,8 @@ def _diagonal_adjoint(gy, u, tables, gu, sums, B, L, H, M, BLOCK: tl.constexpr, 
     zero = tl.zeros_like(a_re)
     re, im, slope_re, slope_im = zero, zero, zero, zero
     z_re, z_im, dz_re, dz_im = zero, zero, zero, zero
+    d = tl.load(direct + sequence // B * H + channels, mask=channels < H, other=0.0)
+    passed = tl.zeros_like(d)
     g_now = _rows(gy, pitch, channels, H, L, T)
     u_now = _rows(u, pitch, channels, H, L, T)
     for tau in range(0, L, T):
@@ -243,7 +247,8 @@ def _diagonal_adjoint(gy, u, tables, gu, sums, B, L, H, M, BLOCK: tl.constexpr, 
             z_im += ut * im
             dz_re += ut * slope_re
             dz_im += ut * slope_im
-            tl.store(gu + s * pitch, 2 * tl.sum(w_re * re - w_im * im, axis=0), mask=_there(channels, H, tau + s, L))
+            passed += u_now[s].to(WIDE) * g_now[s].to(WIDE)
+            tl.store(gu + s * pitch, 2 * tl.sum(w_re * re - w_im * im, axis=0) + d * g_now[s].to(WIDE), mask=_there(channels, H, tau + s, L))
         gy, u, gu = gy + T * pitch, u + T * pitch, gu + T * pitch
         g_now, u_now = g_following, u_following
     sums += sequence * 4 * M * H + at
@@ -251,22 +256,24 @@ def _diagonal_adjoint(gy, u, tables, gu, sums, B, L, H, M, BLOCK: tl.constexpr, 
     tl.store(sums + M * H, z_im, mask=inside)
     tl.store(sums + 2 * M * H, dz_re, mask=inside)
     tl.store(sums + 3 * M * H, dz_im, mask=inside)
+    tl.store(gdirect + sequence * H + channels, passed, mask=channels < H)
 
-# %% ../../nbs/10b_cuda_kernels.ipynb #dabacc6f
+# %% ../../nbs/10b_cuda_kernels.ipynb #4bb23da2
 def diagonal_backward(
     gy: Tensor,  # (K, B, L, H) gradient at the output
     u: Tensor,  # (K, B, L, H) input, as in `diagonal_forward`
     decay: Tensor,  # (K, H, M) complex
     weight: Tensor,  # (K, H, M) complex
-) -> tuple[Tensor, Tensor, Tensor]:  # for u, decay, weight; complex ones in PyTorch's convention
+    direct: Tensor,  # (K, H)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # for u, decay, weight, direct; complex ones in PyTorch's convention
     "Gradients of `diagonal_forward`"
     K, B, L, H = u.shape
     block, states = _channels(M := decay.shape[2])
     gy, u, tables = gy.contiguous(), u.contiguous(), _mode_tables(u, decay, weight)
-    gu, sums = torch.empty_like(u), u.new_empty(K, B, 4, M, H, dtype=_wide(u))
-    _launch(_diagonal_adjoint, u, triton.cdiv(H, block), gy, u, tables, gu, sums, B, L, H, M, BLOCK=block, STATES=states, T=8)
+    gu, sums, gdirect = torch.empty_like(u), u.new_empty(K, B, 4, M, H, dtype=_wide(u)), u.new_empty(K, B, H, dtype=_wide(u))
+    _launch(_diagonal_adjoint, u, triton.cdiv(H, block), gy, u, tables, direct.to(_wide(u)).contiguous(), gu, sums, gdirect, B, L, H, M, BLOCK=block, STATES=states, T=8)
     z_re, z_im, dz_re, dz_im = sums.sum(1, dtype=torch.float64).mT.unbind(1)
-    return gu, (2 * weight.conj() * torch.complex(dz_re, -dz_im)).to(decay.dtype), (2 * torch.complex(z_re, -z_im)).to(weight.dtype)
+    return gu, (2 * weight.conj() * torch.complex(dz_re, -dz_im)).to(decay.dtype), (2 * torch.complex(z_re, -z_im)).to(weight.dtype), gdirect.sum(1).to(direct.dtype)
 
 # %% ../../nbs/10b_cuda_kernels.ipynb #330df641
 def _rates(u: Tensor, A: Tensor) -> Tensor:

@@ -152,12 +152,13 @@ def _kernels(backend: str) -> ModuleType:
     "The module with the kernels of a backend"
     return importlib.import_module(BACKENDS[backend])
 
-# %% ../../nbs/10_recurrence.ipynb #b342f4c9
+# %% ../../nbs/10_recurrence.ipynb #a33d54b9
 def _coefficients(a: Tensor, g: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    "p = 1 / S, q = dt^2 a / S and gain dt^2 / S in float64, with S = 1 + dt g"
-    a, g, dt = a.double(), g.double(), dt.double()
-    S = 1 + dt * g
-    return 1 / S, dt * dt * a / S, dt * dt / S
+    "p = 1 / S, q = dt^2 a / S and gain dt^2 / S in float32 or better, with S = 1 + dt g"
+    a, g, dt = _wide(a, g, dt)
+    p = 1 / (1 + dt * g)
+    gain = dt * dt * p
+    return p, gain * a, gain
 
 # %% ../../nbs/10_recurrence.ipynb #1362ebe1
 def _empty(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -273,44 +274,46 @@ def diagonal_kernel(
     fine = _exponentials(rate, steps).to(coarse.dtype)
     return 2 * (coarse.mT @ fine).flatten(1)[:, :length].real
 
-# %% ../../nbs/10_recurrence.ipynb #6f85e483
+# %% ../../nbs/10_recurrence.ipynb #13abce61
 @torch.library.custom_op("spektron::diagonal_backward", mutates_args=())
-def _diagonal_backward(gy: Tensor, u: Tensor, decay: Tensor, weight: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    "Gradients for u, decay and weight"
-    if not u.numel(): return tuple(torch.zeros_like(t) for t in (u, decay, weight))
-    return _kernels(backend).diagonal_backward(gy, u, decay, weight)
+def _diagonal_backward(gy: Tensor, u: Tensor, decay: Tensor, weight: Tensor, direct: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    "Gradients for u, decay, weight and direct"
+    if not u.numel(): return tuple(torch.zeros_like(t) for t in (u, decay, weight, direct))
+    return _kernels(backend).diagonal_backward(gy, u, decay, weight, direct)
 
 @torch.library.custom_op("spektron::diagonal", mutates_args=())
-def _diagonal(u: Tensor, decay: Tensor, weight: Tensor, backend: str) -> Tensor:
-    "2 Re sum_n weight h (K, B, L, H) with h <- decay h + u, decay and weight (K, H, N)"
-    return _kernels(backend).diagonal_forward(u, decay, weight) if u.numel() else torch.zeros_like(u)
+def _diagonal(u: Tensor, decay: Tensor, weight: Tensor, direct: Tensor, backend: str) -> Tensor:
+    "2 Re sum_n weight h + direct u (K, B, L, H) with h <- decay h + u; decay and weight (K, H, N), direct (K, H)"
+    return _kernels(backend).diagonal_forward(u, decay, weight, direct) if u.numel() else torch.zeros_like(u)
 
-_diagonal.register_fake(lambda u, decay, weight, backend: _empty(u)[0])
-_diagonal_backward.register_fake(lambda gy, u, decay, weight, backend: _empty(u, decay, weight))
+_diagonal.register_fake(lambda u, decay, weight, direct, backend: _empty(u)[0])
+_diagonal_backward.register_fake(lambda gy, u, decay, weight, direct, backend: _empty(u, decay, weight, direct))
 _diagonal.register_autograd(lambda ctx, gy: (*_diagonal_backward(gy, *ctx.saved_tensors, ctx.backend), None), setup_context=_keep_inputs)
 _diagonal_backward.register_autograd(_no_second_derivative)
-_TRIALS["diagonal"] = lambda x, backend: _diagonal(x, *torch.ones(2, 1, 1, 1, dtype=torch.complex128, device=x.device), backend)
+_TRIALS["diagonal"] = lambda x, backend: _diagonal(x, *torch.ones(2, 1, 1, 1, dtype=torch.complex128, device=x.device), torch.ones(1, 1, device=x.device), backend)
 
-# %% ../../nbs/10_recurrence.ipynb #6b05b384
+# %% ../../nbs/10_recurrence.ipynb #9bf355af
 def diagonal_scan(
     u: Tensor,  # (B, L, H) input, or (K, B, L, H) for K directions
     A: Tensor,  # (H, N) or (K, H, N), eigenvalues of the continuous system, complex (or real)
     weight: Tensor,  # as `A`, read-out times (discretised) read-in, C_n B_n
     dt: Tensor,  # (H,) or (K, H), step
     path: str = "auto",  # auto, loop, torch (kernel and FFT), numba, triton
+    direct: Tensor | None = None,  # as `dt`, what goes straight from input to output; None: nothing
 ) -> Tensor:  # as `u`, in its type
-    """y_t = 2 Re sum_n weight_n h_tn with h_t = exp(dt A) h_(t-1) + u_t, beginning at rest (S4D: Gu et al. 2022, arXiv 2206.11893).
+    """y_t = 2 Re sum_n weight_n h_tn + direct u_t with h_t = exp(dt A) h_(t-1) + u_t, beginning at rest (S4D: Gu et al. 2022, arXiv 2206.11893).
 
     Direction 1, if there is one, begins at the last token. Arithmetic is float32 or better. ValueError for shapes, types or devices that do not fit and parameters that are not finite."""
-    K = "K" * (u.ndim == 4)
-    _check_shapes(u=(u, K + "BLH"), A=(A, K + "HN"), weight=(weight, K + "HN"), dt=(dt, K + "H"))
-    _check_kinds(u=u, A=A, weight=weight, dt=dt)
-    _check_finite(A=A, weight=weight, dt=dt)
-    if not K: return diagonal_scan(u[None], A[None], weight[None], dt[None], path).squeeze(0)
+    K, direct = "K" * (u.ndim == 4), torch.zeros_like(dt) if direct is None else direct
+    _check_shapes(u=(u, K + "BLH"), A=(A, K + "HN"), weight=(weight, K + "HN"), dt=(dt, K + "H"), direct=(direct, K + "H"))
+    _check_kinds(u=u, A=A, weight=weight, dt=dt, direct=direct)
+    _check_finite(A=A, weight=weight, dt=dt, direct=direct)
+    if not K: return diagonal_scan(u[None], A[None], weight[None], dt[None], path, direct[None]).squeeze(0)
     path, run = _choose(path, "diagonal", str(u.device)), {"loop": _diagonal_loop, "torch": _diagonal_convolution}
     with _no_autocast(u):
-        if path in BACKENDS: return _diagonal(*_data([u], [A, weight, dt]), torch.exp(dt[..., None].double() * A.to(torch.complex128)), weight.to(torch.complex128), path).to(u.dtype)
-        return _each_direction(run[path], [u.float() if u.dtype.itemsize < 4 else u], [dt[..., None] * A, weight] if path == "loop" else [A, weight, dt]).to(u.dtype)
+        if path in BACKENDS: return _diagonal(*_data([u], [A, weight, dt]), torch.exp(dt[..., None].double() * A.to(torch.complex128)), weight.to(torch.complex128), direct, path).to(u.dtype)
+        wide = u.float() if u.dtype.itemsize < 4 else u
+        return (_each_direction(run[path], [wide], [dt[..., None] * A, weight] if path == "loop" else [A, weight, dt]) + direct[:, None, None] * wide).to(u.dtype)
 
 def _diagonal_convolution(u: Tensor, A: Tensor, weight: Tensor, dt: Tensor) -> Tensor:
     "y (B, L, H) as a convolution with the kernel"

@@ -48,7 +48,7 @@ class S4DLayer(Mixer):
         self.D = nn.Parameter(torch.randn(width))
         self.glu = nn.Linear(width, 2 * width)
 
-# %% ../../nbs/13_s4d.ipynb #6bd6c8c5
+# %% ../../nbs/13_s4d.ipynb #8c4c3e77
 @patch
 def exponents(self: S4DLayer) -> torch.Tensor:
     "The eigenvalues (H, M) of the continuous system, real part negative"
@@ -65,7 +65,7 @@ def system(self: S4DLayer):
 def _run(layers: list[S4DLayer], x: torch.Tensor) -> torch.Tensor:
     "The sum (B, L, H) of K layers, each in its direction"
     x, system = to_directions(x, len(layers)), [torch.stack(part) for part in zip(*(layer.system() for layer in layers))]
-    y = diagonal_scan(x, *system, layers[0].path) + stack_parameters(layers, "D")[:, None, None] * x
+    y = diagonal_scan(x, *system, layers[0].path, stack_parameters(layers, "D"))
     return sum_directions(gated_each(F.gelu(y), stack_parameters(layers, "glu.weight"), stack_parameters(layers, "glu.bias")))
 
 S4DLayer.run = staticmethod(_run)
