@@ -1,6 +1,5 @@
 """Collects every notebook of nbs/ as one test: library notebooks through nbdev's runner, experiments through papermill at smoke size."""
 import json
-import os
 import re
 from pathlib import Path
 
@@ -38,23 +37,16 @@ class Runs(pytest.Item):
 
 
 class Library(Runs):
-    "All cells run in a fresh shell; a failing assertion of a law fails the test"
+    "All cells run in a process of their own; a failing assertion of a law fails the test"
 
     def runtest(self):
-        import contextlib
-        import io
+        import subprocess
+        import sys
 
-        from nbdev.test import test_nb
-
-        said, before = io.StringIO(), os.environ.get("IN_TEST")
-        try:
-            with contextlib.redirect_stderr(said):
-                passed, _ = test_nb(self.path, force_flags=["slow"])
-        finally:
-            if before is None:
-                os.environ.pop("IN_TEST", None)
-        if not passed:
-            raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue()))
+        run = "import sys; from pathlib import Path; from nbdev.test import test_nb; passed, _ = test_nb(Path(sys.argv[1]), force_flags=['slow']); sys.exit(not passed)"
+        done = subprocess.run([sys.executable, "-c", run, str(self.path)], cwd=self.path.parent, capture_output=True, text=True)
+        if done.returncode:
+            raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", done.stderr))
 
 
 class Experiment(Runs):
