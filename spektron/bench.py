@@ -10,9 +10,9 @@ __all__ = ['PASSES', 'PEERS', 'WORKS', 'LENGTHS', 'LOOP_STOPS', 'COMPARISONS', '
            'exponents', 'path_rows', 'Comparison', 'compare', 'mixer_groups', 'bench_mixers', 'backbone_work',
            'backbone_sizes', 'bench_backbones', 'Ledger', 'step_parts', 'watched', 'operator_name', 'operators',
            'profile_step', 'bench_train', 'environment', 'write_result', 'read_result', 'amount', 'columns',
-           'comparison_line', 'row_line', 'profile_lines', 'table', 'run_bench', 'main']
+           'comparison_line', 'row_line', 'profile_lines', 'data_line', 'table', 'run_bench', 'main']
 
-# %% ../nbs/38_bench.ipynb #b77001df
+# %% ../nbs/38_bench.ipynb #1654af46
 import argparse
 import importlib
 import json
@@ -42,8 +42,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import training
+from .bench_data import bench_data
 from .config import BACKBONES, Config, budget, override, project_root, results_dir, seed_everything
-from .data.corpus import Batch, open_corpus, split
+from .data.corpus import Batch, embedded_corpus, split
 from .models.dlinoss import DLinOSSLayer
 from .models.mamba import MambaLayer
 from .models.recurrence import diagonal_scan, oscillator_scan, selective_scan
@@ -590,13 +591,13 @@ def profile_step(config: Config, corpus, indices: np.ndarray, repeats: int) -> d
     return dict(batch=batch, step_s=step_s, watched_s=statistics.median(times["watched"]), parts=parts, parts_sum=sum(parts.values()) / step_s, spectra_per_s=batch / step_s,
                 peak_memory_bytes=training.peak_memory(accelerator) if device == "cuda" else None, operators=operators(step, device))
 
-# %% ../nbs/38_bench.ipynb #c027cae2
+# %% ../nbs/38_bench.ipynb #03a769ee
 def bench_train(device: str, dtype: torch.dtype, repeats: int, quick: bool = False, batch: int = 0) -> dict:
     "E1's training step with each backbone at the budget `paper`; `batch` spectra, 0: 4 on a CPU and 64 on CUDA"
     base = override(budget("smoke" if quick else "paper"), {"device": device, "training.batch_size": batch or (64 if device == "cuda" else 4), "training.precision": "bf16" if dtype == torch.bfloat16 else "fp32"})
-    with open_corpus(base.data) as corpus:
-        train = split(corpus, base.data.fractions, base.seed).train
-        return dict(budget=base.budget, backbones={b: profile_step(override(base, {"model.backbone": b}), corpus, train, repeats) for b in BACKBONES})
+    corpus = embedded_corpus(base.data)
+    train = split(corpus, base.data.fractions, base.seed).train
+    return dict(budget=base.budget, backbones={b: profile_step(override(base, {"model.backbone": b}), corpus, train, repeats) for b in BACKBONES})
 
 # %% ../nbs/38_bench.ipynb #b5220e82
 def environment(device: str) -> dict:
@@ -668,18 +669,26 @@ def profile_lines(backbones: dict[str, dict]) -> list[list[str]]:
     ends = [line("spectra/s", lambda p: f"{p['spectra_per_s']:.3g}"), line("step", lambda p: amount(p["step_s"])), line("parts / step", lambda p: f"{p['parts_sum']:.1%}")]
     return [["", *backbones], *ends, *shares]
 
-# %% ../nbs/38_bench.ipynb #78e388d8
+# %% ../nbs/38_bench.ipynb #ccd8492a
+def data_line(row: dict) -> list[str]:
+    "A row of the benchmark of data as cells: what, how much, how much it should be, and whether it is"
+    if row.get("target") is None: return [row["what"], f"{row['value']:,.4g} {row['unit']}", "", ""]
+    met = row["value"] >= row["target"] if row["relation"] == ">=" else row["value"] <= row["target"]
+    return [row["what"], f"{row['value']:,.4g} {row['unit']}", f"{row['relation']} {row['target']:,.4g}", "met" if met else "missed"]
+
+# %% ../nbs/38_bench.ipynb #acf982a4
 def table(result: dict) -> str:
     "A result as text"
     if "backbones" in result:
         tops = [[b, o["name"], amount(o["self_s"]), str(o["calls"]), f"{o['share']:.1%}"] for b, p in result["backbones"].items() for o in p["operators"][:6]]
         return columns(profile_lines(result["backbones"])) + "\n\n" + columns([["backbone", "operator", "self", "calls", "share"], *tops])
+    if result["bench"] == "data": return columns([["", "measured", "target", ""], *map(data_line, result["rows"])])
     text = columns([["", "pass", "median", "quartiles", "speed" if result["bench"] == "backbones" else "floor", "memory"], *map(row_line, result["rows"])])
     if "comparisons" not in result: return text
     return text + "\n\n" + columns([["", "measured", "reference", "ratio", "target", ""], *map(comparison_line, result["comparisons"])]) + "".join(f"\nleft out: {s}" for s in result["skipped"])
 
-# %% ../nbs/38_bench.ipynb #dfd1f847
-BENCHES = {"mixers": bench_mixers, "backbones": bench_backbones, "train": bench_train}
+# %% ../nbs/38_bench.ipynb #2828d602
+BENCHES = {"mixers": bench_mixers, "backbones": bench_backbones, "train": bench_train, "data": bench_data}
 
 def run_bench(
     what: str,  # a name in BENCHES

@@ -293,7 +293,7 @@ def made_ahead(make: Callable[[int], T], steps: range) -> Iterator[T]:
             if step + steps.step in steps: coming.append(pool.submit(make, step + steps.step))
             yield now
 
-# %% ../nbs/20_training.ipynb #fe24a903
+# %% ../nbs/20_training.ipynb #923f65f9
 def pretrain(
     config: Config,
     corpus: Corpus,
@@ -310,6 +310,7 @@ def pretrain(
     fixed = validation_batch(config, corpus, split.val)
     accelerator, state = start(config, corpus.axis)
     if path.exists(): load_state(path, state, identity)
+    if accelerator.device.type == "cuda": corpus.hold(accelerator.device)
     until = training.steps if stop_after is None else min(stop_after, training.steps)
     steps, make = range(state.step, until), partial(training_batch, config, corpus, split.train)
     batches = made_ahead(make, steps) if accelerator.device.type == "cuda" else map(make, steps)

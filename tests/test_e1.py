@@ -2,11 +2,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from spektron.config import BACKBONES, config_hash, from_dict
+from spektron.config import BACKBONES, budget, config_hash, from_dict
+from spektron.data.corpus import broadened, write_corpus
+from spektron.data.lines import load_lines
 from spektron.run import load_rows, run_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +33,20 @@ def test_bad_parameters_stop_at_once(name, value, allowed, tmp_path):
     run = subprocess.run(list(map(str, call)), cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 1 and allowed in run.stderr
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_any_corpus(tmp_path):
+    "A corpus of another grid, with Raman spectra measured in part only, given by its path"
+    lines = load_lines()[:150]
+    data = replace(budget("smoke").data, low=200.0, high=1224.0, n_points=512, modalities=("RAMAN",), fwhm=20.0)
+    values, columns = broadened(lines, data)
+    stop = np.where(np.arange(len(values)) % 3, 512, 400)
+    columns.valid = np.stack([np.zeros_like(stop), stop], 1).astype(np.int32)
+    write_corpus(tmp_path / "raman.h5", data.axis, np.where(np.arange(512) < stop[:, None], values, 0), columns)
+    run_notebook("e1", tmp_path / "out.ipynb", dict(corpus=str(tmp_path / "raman.h5"), budget="smoke", steps=2, out_dir=str(tmp_path)), progress=False)
+    row = load_rows("e1", tmp_path).iloc[0]
+    assert row["config.data.modalities"] == ["RAMAN"] and row["config.data.n_points"] == 512 and np.isfinite(row["metrics.nre.model"])
+    assert row["config.data.corpus"] == "raman.h5"
 
 
 def test_unknown_parameter_name_is_refused(tmp_path):

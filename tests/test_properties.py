@@ -82,7 +82,7 @@ def test_config_survives_json(name, seed, ratio):
 @pytest.mark.parametrize("text", ["", "{}", "SMILES,IR\n", "<!doctype html>", "\x89HDF\r\n\x1a\n"])
 def test_foreign_files_are_refused(tmp_path, text):
     "Line lists, corpora and models say what is wrong with a file that is none"
-    from spektron.data.corpus import open_corpus
+    from spektron.data.sources import open_corpus
     from spektron.data.lines import load_lines
     from spektron.models.spektron import load_model
 

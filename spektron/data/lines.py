@@ -7,9 +7,9 @@ __all__ = ['WELL_KNOWN', 'CORES', 'GROUPS', 'UNSTABLE', 'BOHR', 'HARTREE', 'AMU'
            'ATTRIBUTES', 'LINE_FIELDS', 'BITS', 'INTENSITIES', 'PROFILES', 'substituted', 'enumerate_smiles',
            'central_differences', 'start_geometry', 'Energy', 'positive', 'relax', 'atomic_masses', 'normal_modes',
            'field_derivatives', 'intensities', 'bonded', 'descend', 'compute_lines', 'attempt', 'read_journal',
-           'compute_many', 'write_lines', 'LineList', 'load_lines', 'main', 'broaden']
+           'compute_many', 'write_lines', 'read_entries', 'LineList', 'load_lines', 'main', 'broaden']
 
-# %% ../../nbs/02_lines.ipynb #a74f996e
+# %% ../../nbs/02_lines.ipynb #14c9e9a0
 import argparse
 import hashlib
 import json
@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from ..config import data_dir
 from .spectra import gaussian, lorentzian
 
-# %% ../../nbs/02_lines.ipynb #551293aa
+# %% ../../nbs/02_lines.ipynb #18c7cb04
 WELL_KNOWN = "O O=C=O C N CO CCO CC=O C=O CC(=O)O OC=O CC(C)=O C=C C#C CC#N C#N NC=O CN CC CCC c1ccccc1 Cc1ccccc1 CC(=O)OCC C1CCCCC1 O=C1C=CC(=O)C=C1 c1ccncc1 C1CO1 COC C=CC=C CF FC(F)F"
 CORES = """
 C CC CCC CCCC CC(C)C CCCCC CC(C)CC CC(C)(C)C C=C C=CC C=CCC CC=CC C=C(C)C C=CC=C C#C C#CC C#CCC CC#CC C=C=C
@@ -45,7 +45,7 @@ C CC CCC C(C)C CCCC C(C)(C)C C=C C=CC CC=C C(=C)C C#C CC#C C#CC C1CC1 C1CCC1 CC1
 O CO CCO OC OCC COC OC(C)C OC1CC1 N CN NC N(C)C CCN CNC C=O CC=O C(=O)C C(=O)CC C(=O)O CC(=O)O C(=O)OC OC=O OC(=O)C C(=O)N C(=O)NC NC=O NC(=O)C
 C#N CC#N C1CO1 C1COC1 N1CC1 c1ccco1"""
 
-# %% ../../nbs/02_lines.ipynb #e5c43b87
+# %% ../../nbs/02_lines.ipynb #d34d62ac
 UNSTABLE = """
 [OX2][OX2] [OX2H][NX3] [NX3][NX3] [OX2,NX3;!$([OX2,NX3]C=O)][CX4]F [OX2H][CX4][OX2,NX3] [NX3;H2,H1][CX4;!$(C=O)][NX3;H2,H1] [NX3;H2,H1;!$(NC=O)][CX4][OX2]
 [OX2H][CX3]=[CX3] [NX3;H2,H1;!$(N[C]=O)][CX3;!$(C=O);!a]=[CX3] F[CX3]=O [OX2]F [NX3]F [OX2H]C#C [NX3]C#C [OX2]C#C [OX2H]C(=O)[NX3,OX2] [OX2H][CX4]C#N [NX3;H2][CX4]C#N [#8]C(=O)C=O
@@ -59,7 +59,7 @@ def _chemistry() -> None:
     except ImportError as e: raise ImportError(f"{e.name} is missing: computing line lists needs `pip install spektron[lines]` (tblite, rdkit)") from None
     RDLogger.DisableLog("rdApp.*")  # what cannot be sanitised is left out, silently
 
-# %% ../../nbs/02_lines.ipynb #827c83fe
+# %% ../../nbs/02_lines.ipynb #68e09c01
 def substituted(
     smiles: str,  # the core
     groups: list, max_heavy: int = 9,  # groups as RDKit molecules, whose first atom is attached; heavy atoms at most
@@ -76,25 +76,36 @@ def substituted(
             if Chem.SanitizeMol(m, catchErrors=True) == Chem.SANITIZE_NONE: found.add(Chem.MolToSmiles(m))
     return found
 
-# %% ../../nbs/02_lines.ipynb #e5f7021c
-def enumerate_smiles(max_heavy: int = 9) -> list[str]:
-    "Canonical SMILES of some 11,000 small molecules of C, H, N, O, F, in a fixed order"
+# %% ../../nbs/02_lines.ipynb #f3b5a07e
+def _shuffled(smiles, unstable) -> list[str]:
+    "The stable ones of `smiles` in the order of their hashes"
+    from rdkit import Chem
+    stable = [s for s in smiles if not any(Chem.MolFromSmiles(s).HasSubstructMatch(q) for q in unstable)]
+    return sorted(stable, key=lambda s: hashlib.sha256(s.encode()).hexdigest())
+
+# %% ../../nbs/02_lines.ipynb #fc26d168
+def enumerate_smiles(
+    max_heavy: int = 9,
+    twice: int = 0,  # of the molecules with one group, so many get a second; 600 give more than 20,000 molecules in all
+) -> list[str]:
+    "Canonical SMILES of some 11,000 small molecules of C, H, N, O, F or more, in a fixed order"
     _chemistry()
     from rdkit import Chem
     unstable = [Chem.MolFromSmarts(s) for s in UNSTABLE.split()]
     groups, cores = [Chem.MolFromSmiles(g) for g in GROUPS.split()], CORES.split()
     known = list(dict.fromkeys(map(Chem.CanonSmiles, WELL_KNOWN.split())))
     found = set(map(Chem.CanonSmiles, cores)).union(*(substituted(c, groups, max_heavy) for c in cores)) - set(known)
-    stable = [s for s in found if not any(Chem.MolFromSmiles(s).HasSubstructMatch(q) for q in unstable)]
-    return known + sorted(stable, key=lambda s: hashlib.sha256(s.encode()).hexdigest())
+    once = known + _shuffled(found, unstable)
+    again = set().union(*(substituted(s, groups, max_heavy) for s in once[len(known):][:twice])) - set(once)
+    return once + _shuffled(again, unstable)
 
-# %% ../../nbs/02_lines.ipynb #36a37e43
+# %% ../../nbs/02_lines.ipynb #29be5333
 BOHR = physical_constants["Bohr radius"][0] * 1e10  # angstrom
 HARTREE = physical_constants["hartree-inverse meter relationship"][0] / 100  # cm-1
 AMU = physical_constants["atomic mass constant"][0] / physical_constants["electron mass"][0]  # electron masses
 KCAL = 4184 / physical_constants["Avogadro constant"][0] / physical_constants["Hartree energy"][0]  # kcal/mol in hartree
 
-# %% ../../nbs/02_lines.ipynb #89a9df8e
+# %% ../../nbs/02_lines.ipynb #f0632031
 def central_differences(
     gradient,  # positions (3N,) -> gradient (3N,)
     x: np.ndarray,  # (3N,)
@@ -104,7 +115,7 @@ def central_differences(
     h = np.array([gradient(x + d) - gradient(x - d) for d in step * np.eye(x.size)]) / (2 * step)
     return (h + h.T) / 2
 
-# %% ../../nbs/02_lines.ipynb #3c5730e1
+# %% ../../nbs/02_lines.ipynb #b3cebc61
 def start_geometry(
     smiles: str,
     seed: int = 0xC0FFEE,  # of the conformer search
@@ -131,7 +142,7 @@ def start_geometry(
     z = np.array([a.GetAtomicNum() for a in mol.GetAtoms()])
     return z, x / BOHR, hessian * KCAL * BOHR**2, Chem.GetAdjacencyMatrix(mol).astype(bool)
 
-# %% ../../nbs/02_lines.ipynb #b0f09ae5
+# %% ../../nbs/02_lines.ipynb #ce37c0f5
 class Energy:
     "GFN2-xTB energy (hartree) and gradient (hartree/bohr) of a molecule, at positions in bohr, in an electric field (atomic units)"
     def __init__(self, z, x, field=None, start=None):
@@ -150,13 +161,13 @@ class Energy:
 
     def gradient(self, x): return self(x)[1]
 
-# %% ../../nbs/02_lines.ipynb #6a344382
+# %% ../../nbs/02_lines.ipynb #95aad541
 def positive(hessian: np.ndarray, least: float = 5e-3) -> np.ndarray:
     "A Hessian with every curvature made positive and at least `least` (hartree/bohr^2): a safe start for an optimiser"
     w, v = np.linalg.eigh(hessian)
     return (v * np.maximum(np.abs(w), least)) @ v.T
 
-# %% ../../nbs/02_lines.ipynb #bf1b51f6
+# %% ../../nbs/02_lines.ipynb #eb0054aa
 def relax(
     energy: Energy,
     x: np.ndarray,  # (3N,) start, bohr
@@ -183,13 +194,13 @@ def relax(
         if e_new <= e + 1e-4: x, e, g = x + step, e_new, g_new
     raise RuntimeError(f"not converged in {max_steps} steps: largest gradient {np.abs(g).max():.1e} hartree/bohr")
 
-# %% ../../nbs/02_lines.ipynb #c91a764d
+# %% ../../nbs/02_lines.ipynb #791ac34d
 def atomic_masses(z) -> np.ndarray:
     "Masses (N,) of the most abundant isotopes, u"
     from rdkit.Chem import GetPeriodicTable
     return np.array([GetPeriodicTable().GetMostCommonIsotopeMass(int(k)) for k in z])
 
-# %% ../../nbs/02_lines.ipynb #b0b58cc7
+# %% ../../nbs/02_lines.ipynb #19bd4314
 def normal_modes(
     hessian: np.ndarray,  # (3N, 3N) hartree/bohr^2
     z: np.ndarray,  # (N,)
@@ -205,7 +216,7 @@ def normal_modes(
     k, q = np.linalg.eigh(vibrations.T @ (w * hessian * w.T) @ vibrations)
     return np.sign(k) * np.sqrt(np.abs(k) / AMU) * HARTREE, w * (vibrations @ q)
 
-# %% ../../nbs/02_lines.ipynb #7648a040
+# %% ../../nbs/02_lines.ipynb #506dc9d5
 def field_derivatives(
     energy: Energy,  # evaluated at `x` last
     z: np.ndarray,
@@ -225,7 +236,7 @@ def field_derivatives(
         dalpha[a, b] = dalpha[b, a] = -(at(n) + at(-n) - 2 * g0) / step**2 - (dalpha[a, a] + dalpha[b, b]) / 2
     return dmu, dalpha
 
-# %% ../../nbs/02_lines.ipynb #37aa5b81
+# %% ../../nbs/02_lines.ipynb #a211f0e4
 KM_PER_MOL = 974.8801  # of |dmu/dQ|^2 in (e / sqrt(u))^2
 
 def intensities(
@@ -241,7 +252,7 @@ def intensities(
     ir = KM_PER_MOL * ((dmu @ modes) ** 2).sum(0)
     return ir, BOHR**4 * (45 * mean2 + 7 * anisotropy2), 3 * anisotropy2 / np.maximum(45 * mean2 + 4 * anisotropy2, 1e-300)
 
-# %% ../../nbs/02_lines.ipynb #a4580e9b
+# %% ../../nbs/02_lines.ipynb #d395f85c
 COVALENT_RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66, 9: 0.57}  # angstrom, Cordero et al., Dalton Trans. 2008, 2832
 
 def bonded(z, x, tolerance: float = 1.3) -> np.ndarray:
@@ -250,7 +261,7 @@ def bonded(z, x, tolerance: float = 1.3) -> np.ndarray:
     near = np.linalg.norm(x[:, None] - x[None], axis=-1) < tolerance * (r[:, None] + r[None])
     return near & ~np.eye(len(z), dtype=bool)
 
-# %% ../../nbs/02_lines.ipynb #9807f171
+# %% ../../nbs/02_lines.ipynb #77036a14
 def descend(energy: Energy, z, x, hessian, rounds: int = 5):
     "Positions (3N,), wavenumbers and modes of a strict minimum. RuntimeError if an imaginary mode stays after `rounds` attempts"
     x = relax(energy, x, positive(hessian))
@@ -263,7 +274,7 @@ def descend(energy: Energy, z, x, hessian, rounds: int = 5):
         x = relax(energy, x + step * along, positive(hessian))
     raise RuntimeError(f"imaginary mode of {nu[0]:.1f} cm-1 after {rounds} descents")
 
-# %% ../../nbs/02_lines.ipynb #0ecf477c
+# %% ../../nbs/02_lines.ipynb #33b59686
 def compute_lines(
     smiles: str,  # canonical SMILES of a closed-shell molecule of H, C, N, O, F
 ) -> dict:  # formula, z, xyz (angstrom), frequency (cm-1), ir_intensity (km/mol), raman_activity (angstrom^4/u), raman_depolarization
@@ -278,13 +289,13 @@ def compute_lines(
     return dict(formula=rdMolDescriptors.CalcMolFormula(MolFromSmiles(smiles)), z=z, xyz=np.reshape(x, (-1, 3)) * BOHR,
                 frequency=nu, ir_intensity=ir, raman_activity=raman, raman_depolarization=depolarization)
 
-# %% ../../nbs/02_lines.ipynb #5aebfc55
+# %% ../../nbs/02_lines.ipynb #62aa26f1
 def attempt(compute, item: str) -> dict:
     "What `compute(item)` returns with status `ok`, or status `failed` with the reason"
     try: return dict(smiles=item, status="ok", **{k: np.round(v, 5).tolist() if isinstance(v, np.ndarray) else v for k, v in compute(item).items()})
     except Exception as e: return dict(smiles=item, status="failed", reason=f"{type(e).__name__}: {e}")
 
-# %% ../../nbs/02_lines.ipynb #c68c518e
+# %% ../../nbs/02_lines.ipynb #b4195376
 def read_journal(path: Path) -> dict:
     "Entries of a journal by SMILES; a last line that was cut off is left out"
     lines = Path(path).read_text().splitlines() if Path(path).exists() else []
@@ -298,7 +309,7 @@ def _rewrite(journal: Path, entries: dict) -> None:
 
 def _one_thread(): os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")  # before the libraries load
 
-# %% ../../nbs/02_lines.ipynb #fc5c42d0
+# %% ../../nbs/02_lines.ipynb #32202b5b
 def compute_many(
     compute,  # item -> dict
     items: list[str],
@@ -326,7 +337,7 @@ def compute_many(
     bar.close()
     return {i: done[i] for i in items}
 
-# %% ../../nbs/02_lines.ipynb #fc240b3d
+# %% ../../nbs/02_lines.ipynb #639074bc
 ATTRIBUTES = dict(
     schema="spektron-lines-1", method="GFN2-xTB (tblite), harmonic, unscaled, one gas-phase conformer, strict minima only",
     units="frequency cm-1; ir_intensity km/mol; raman_activity angstrom^4/u; raman_depolarization 1; geometry/xyz angstrom",
@@ -340,7 +351,7 @@ def _short(values, bits: int) -> np.ndarray:
     i = np.asarray(values, np.float32).view(np.uint32) + (np.uint32(1) << (drop - np.uint32(1)))
     return ((i >> drop) << drop).view(np.float32)
 
-# %% ../../nbs/02_lines.ipynb #5a2fd241
+# %% ../../nbs/02_lines.ipynb #d5f6fbc7
 def write_lines(path: Path, entries: list[dict], order: list[str]) -> None:
     "A line-list file from journal entries, in the order of the SMILES in `order`; written aside and renamed"
     by_smiles = {e["smiles"]: e for e in entries}
@@ -359,7 +370,17 @@ def write_lines(path: Path, entries: list[dict], order: list[str]) -> None:
         f.attrs.update(ATTRIBUTES, molecules=len(good), lines=int(offsets("frequency")[-1]), failed=json.dumps(failed))
     aside.replace(path)
 
-# %% ../../nbs/02_lines.ipynb #c3766b47
+# %% ../../nbs/02_lines.ipynb #71c8b5f9
+def read_entries(path: Path) -> dict:
+    "Entries, as in a journal, of the molecules of a line-list file by SMILES"
+    with h5py.File(path, "r") as f:
+        lines, atoms = f["offsets"][:], f["geometry/offsets"][:]
+        per = {n: np.split(f[n][:], lines[1:-1]) for n in LINE_FIELDS} | {n: np.split(f[f"geometry/{n}"][:], atoms[1:-1]) for n in ("z", "xyz")}
+        names, formulas, failed = f["smiles"].asstr()[:], f["formula"].asstr()[:], json.loads(f.attrs["failed"])
+    whole = {s: dict(smiles=s, status="ok", formula=x, **{n: v[i].tolist() for n, v in per.items()}) for i, (s, x) in enumerate(zip(names, formulas))}
+    return whole | {s: dict(smiles=s, status="failed", reason=r) for s, r in failed.items()}
+
+# %% ../../nbs/02_lines.ipynb #aed8962c
 @dataclass
 class LineList:
     "Lines of m molecules: line k of molecule i stands at `offsets[i] + k`"
@@ -374,7 +395,7 @@ class LineList:
 
     def __len__(self): return len(self.smiles)
 
-# %% ../../nbs/02_lines.ipynb #1692b3a6
+# %% ../../nbs/02_lines.ipynb #8600c4ce
 @patch
 def __getitem__(self: LineList, which) -> LineList:
     "The molecules selected by a slice, a mask or indices"
@@ -383,7 +404,7 @@ def __getitem__(self: LineList, which) -> LineList:
     flat = np.concatenate([np.arange(a, a + c) for a, c in zip(self.offsets[rows], counts)] or [np.zeros(0, int)]).astype(int)
     return LineList(self.smiles[rows], self.formula[rows], np.concatenate([[0], np.cumsum(counts)]), *(getattr(self, n)[flat] for n in LINE_FIELDS), self.attrs)
 
-# %% ../../nbs/02_lines.ipynb #71c2a929
+# %% ../../nbs/02_lines.ipynb #aaf6c731
 def load_lines(
     path: Path | None = None,  # a line-list file; the embedded one if not given
 ) -> LineList:
@@ -399,35 +420,38 @@ def load_lines(
         text = {n: f[n].asstr()[:] for n in ("smiles", "formula")}
         return LineList(**text, **{n: f[n][:] for n in ("offsets", *LINE_FIELDS)}, attrs=dict(f.attrs))
 
-# %% ../../nbs/02_lines.ipynb #e03b453d
+# %% ../../nbs/02_lines.ipynb #a4bde691
 def main(argv=None) -> int:
     "The command line: exit code 0, or 2 with one line about what is wrong"
     p = argparse.ArgumentParser(prog="python -m spektron.data.lines", description="Compute vibrational line lists with GFN2-xTB.",
                                 epilog="example: python -m spektron.data.lines compute --count 5800 --out data/lines.h5 --workers 2")
     c = p.add_subparsers(dest="command", required=True).add_parser("compute", help="compute a line list; resumes where it was interrupted")
-    c.add_argument("--count", type=int, default=5800, help="molecules of the enumeration to try (default 5800)")
+    c.add_argument("--count", type=int, default=5800, help="molecules of the enumeration to try; 20000 is a good size to download (default 5800)")
     c.add_argument("--smiles", nargs="+", help="these molecules in place of the enumeration")
     c.add_argument("--out", type=Path, default=Path("lines.h5"), help="the HDF5 file; its journal stands beside it (default lines.h5)")
+    c.add_argument("--start", type=Path, default=data_dir() / "lines.h5", help="a line list whose molecules need not be computed again (default: the embedded one)")
     c.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     a = p.parse_args(argv)
     try:
         if a.count < 1 or a.workers < 1: raise ValueError(f"--count {a.count} --workers {a.workers}: both must be at least 1")
-        order = a.smiles or enumerate_smiles()[:a.count]
-        entries = compute_many(compute_lines, order, Path(f"{a.out}.jsonl"), a.workers)
+        order = a.smiles or (once if len(once := enumerate_smiles()) >= a.count else enumerate_smiles(twice=600))[:a.count]
+        journal = Path(f"{a.out}.jsonl")
+        if not a.smiles and not journal.exists() and a.start.exists(): _rewrite(journal, {s: e for s, e in read_entries(a.start).items() if s in set(order)})
+        entries = compute_many(compute_lines, order, journal, a.workers)
         failed = {s: e["reason"] for s, e in entries.items() if e["status"] == "failed"}
         write_lines(a.out, list(entries.values()), order)
     except (ValueError, ImportError, OSError) as e: print(f"error: {e}", file=sys.stderr); return 2
     print(f"{a.out}: {len(entries) - len(failed)} molecules; {len(failed)} failed", *(f"  {s}: {r}" for s, r in failed.items()), sep="\n")
     return 0
 
-# %% ../../nbs/02_lines.ipynb #9c796bcf
+# %% ../../nbs/02_lines.ipynb #d5bc4188
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
 
-# %% ../../nbs/02_lines.ipynb #13193af0
+# %% ../../nbs/02_lines.ipynb #f2a30c9b
 INTENSITIES = {"IR": "ir_intensity", "RAMAN": "raman_activity"}
 PROFILES = {"lorentzian": lorentzian, "gaussian": gaussian}
 
-# %% ../../nbs/02_lines.ipynb #c22c6ddd
+# %% ../../nbs/02_lines.ipynb #e9b6e259
 def broaden(
     lines: LineList,
     axis: np.ndarray,  # (n,) cm-1
