@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import linregress
 from sklearn.metrics import r2_score, root_mean_squared_error
 
-from spektron.metrics import (REGRESSION_METRICS, LearningCurve, SplitConformal, conformal_quantile, corrected_resampled_t, cosine_similarity, interval_coverage, jackknife_plus, learning_curve, match_peaks,
-                              peak_scores, regression_metrics, regression_values, sid, sign_test, spectral_mse, spectral_peaks)
+from spektron.metrics import (REGRESSION_METRICS, LearningCurve, SplitConformal, conformal_quantile, corrected_resampled_t, cosine_similarity, interval_coverage, jackknife_plus, learning_curve, mapie_interval,
+                              match_peaks, peak_scores, regression_metrics, regression_values, sid, sign_test, spectral_mse, spectral_peaks)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 numbers = st.floats(-1e3, 1e3).map(lambda v: round(v, 3))
@@ -36,6 +36,13 @@ def test_what_other_modules_import():
     from spektron.metrics import REFERENCES, PerModality, bootstrap_interval, nre, squared_errors  # noqa: F401
 
     assert list(REFERENCES) == ["mean spectrum", "linear interpolation", "cubic interpolation", "conditional Gaussian"]
+
+
+def test_message_without_mapie(monkeypatch):
+    "What is missing, what installs it, and what does without"
+    monkeypatch.setitem(sys.modules, "mapie.regression", None)
+    with pytest.raises(ImportError, match=r"pip install spektron\[transfer\]`; SplitConformal does without"):
+        mapie_interval(None, [[0.0]], [0.0], [[0.0]])
 
 
 @quick

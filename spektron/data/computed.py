@@ -11,13 +11,14 @@ __all__ = ['SYMBOLS', 'HIGHEST', 'STRONGEST', 'OPCODES', 'NUMBERS', 'NUMPY', 'ST
            'lines_between', 'read_rows', 'peaks_of', 'auc', 'identity_law', 'Join', 'index_broaden', 'rows_at',
            'sampled', 'find_join', 'shared_peaks', 'pairing_law', 'by_position', 'check_pairs', 'read_broaden',
            'limited', 'pieces_qme14s', 'read_qme14s', 'inflate', 'decoded', 'matched', 'opened_db', 'Layout',
-           'layout_of', 'pieces_chembl', 'read_chembl', 'spectral_columns', 'opened_parquet', 'pieces_uspto',
-           'read_uspto', 'derived_intensities', 'read_mve', 'pieces_mve']
+           'layout_of', 'pieces_chembl', 'read_chembl', 'spectral_columns', 'Compact', 'count_values', 'opened_parquet',
+           'pieces_uspto', 'read_uspto', 'derived_intensities', 'read_mve', 'pieces_mve']
 
-# %% ../../nbs/03b_computed.ipynb #fff4534c
+# %% ../../nbs/03b_computed.ipynb #4a66c4c5
 import csv
 import io
 import json
+import os
 import pickle
 import re
 import sqlite3
@@ -34,6 +35,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from fastcore.basics import patch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..config import stream
@@ -99,7 +101,7 @@ def formula_of(smiles: str) -> str:
 # %% ../../nbs/03b_computed.ipynb #3941e8a4
 HIGHEST, STRONGEST = 5000.0, 1e6  # cm-1 (hydrogen, H2, has 4400); km/mol or angstrom^4/u
 
-# %% ../../nbs/03b_computed.ipynb #c37417ba
+# %% ../../nbs/03b_computed.ipynb #2a80b30a
 def checked_lines(
     place: str,  # for the refusal: file and row
     frequency, ir, raman,  # (M,) cm-1; km/mol; angstrom^4/u
@@ -111,7 +113,7 @@ def checked_lines(
         return Refused(place, "incomplete", f"shapes {[f.shape for f in fields]} of frequencies and intensities; expected equal lengths above 0")
     if not all(np.isfinite(f).all() for f in fields): return Refused(place, "not finite", "a frequency or intensity is not a finite number")
     nu, strongest, weakest = fields[0], max(fields[1].max(), fields[2].max()), min(f.min() for f in fields[1:])
-    if nu.min() <= 0: return Refused(place, "not a spectrum", f"imaginary mode of {nu.min():.1f} cm-1: the geometry is no minimum of the energy")
+    if nu.min() <= 0: return Refused(place, "imaginary mode", f"a mode of {nu.min():.1f} cm-1: the geometry is no minimum of the energy")
     if nu.max() > HIGHEST: return Refused(place, "off scale", f"frequency {nu.max():.6g} cm-1; expected at most {HIGHEST:.0f}")
     if weakest < 0 or strongest > STRONGEST:
         return Refused(place, "off scale", f"intensities from {weakest:.3g} to {strongest:.3g}; expected 0 to {STRONGEST:.0e}")
@@ -768,7 +770,7 @@ def read_chembl(path: Path, start: int | None = None, stop: int | None = None) -
 # %% ../../nbs/03b_computed.ipynb #e1bc4dae
 COLUMNS = dict(axis=("frequencycm1", "frequency", "wavenumber"), values=("irspectra", "irspectrum"), smiles=("smiles",))
 
-# %% ../../nbs/03b_computed.ipynb #38e4aeb8
+# %% ../../nbs/03b_computed.ipynb #3ee3cfe5
 def spectral_columns(f, file: str) -> list[str]:  # those of axis, values, SMILES
     "The columns of a Parquet file that hold spectra. DataError that lists what is there, if one is missing"
     plain = {_plain_name(n): n for n in f.schema_arrow.names}
@@ -776,13 +778,76 @@ def spectral_columns(f, file: str) -> list[str]:  # those of axis, values, SMILE
     if None in columns: raise DataError(f"{file} has columns {f.schema_arrow.names}; expected Frequency(cm^-1), ir_spectra and smiles: it is another table")
     return columns
 
+# %% ../../nbs/03b_computed.ipynb #239d7397
+class Compact:
+    "Values in the compact protocol of Apache Thrift: a struct becomes a dict of its numbered fields"
+    def __init__(self, raw: bytes): self.raw, self.at = raw, 0
+
+    def take(self, count: int) -> bytes:
+        if not 0 <= count <= len(self.raw) - self.at: raise ValueError(f"a field of {count} bytes where {len(self.raw) - self.at} are left")
+        self.at += count
+        return self.raw[self.at - count:self.at]
+
+    def varint(self) -> int:
+        value = shift = 0
+        while (byte := self.take(1)[0]) & 128: value, shift = value | (byte & 127) << shift, shift + 7
+        return value | byte << shift
+
+    def zigzag(self) -> int: n = self.varint(); return n >> 1 ^ -(n & 1)
+
+# %% ../../nbs/03b_computed.ipynb #8ca3c663
+@patch
+def value(self: Compact, kind: int, depth: int = 0):
+    "The next value, of one of Thrift's twelve kinds"
+    if kind in (1, 2): return kind == 1
+    if kind == 3: return self.take(1)[0]
+    if kind in (4, 5, 6): return self.zigzag()
+    if kind == 7: return self.take(8)
+    if kind == 8: return self.take(self.varint())
+    if kind in (9, 10): return self.items(depth + 1)
+    if kind == 12 and depth < 20: return self.struct(depth + 1)
+    raise ValueError(f"a value of kind {kind}, {depth} deep")
+
+@patch
+def items(self: Compact, depth: int) -> list:
+    "The values of a list; a true or false in it takes a byte"
+    head = self.take(1)[0]
+    count, kind = head >> 4 if head >> 4 < 15 else self.varint(), head & 15
+    if count > len(self.raw) - self.at: raise ValueError(f"a list of {count} where {len(self.raw) - self.at} bytes are left")
+    return [self.take(1)[0] == 1 if kind in (1, 2) else self.value(kind, depth) for _ in range(count)]
+
+@patch
+def struct(self: Compact, depth: int = 0) -> dict:
+    "The fields of a struct by their number"
+    fields, number = {}, 0
+    while head := self.take(1)[0]:
+        number = number + (head >> 4) if head >> 4 else self.zigzag()
+        fields[number] = self.value(head & 15, depth)
+    return fields
+
+# %% ../../nbs/03b_computed.ipynb #e99860ff
+def count_values(path: Path) -> int:
+    "How many numbers and texts a Parquet file holds, by its footer. ValueError if it is damaged, KeyError if it describes a column without data"
+    with open(path, "rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(max(size - 8, 0))
+        end = f.read()
+        length = int.from_bytes(end[:4], "little")
+        if end[4:] != b"PAR1" or length + 12 > size: raise ValueError("no footer at the end: the file is cut short")
+        f.seek(size - 8 - length)
+        groups = Compact(f.read(length)).struct()[4]
+    counts = [column[3][5] for group in groups for column in group[1]]
+    if min(counts, default=0) < 0: raise ValueError(f"a column of {min(counts)} values")
+    return sum(counts)
+
+# %% ../../nbs/03b_computed.ipynb #c4b796d2
 @contextmanager
 def opened_parquet(path: Path):  # file, columns
     "A Parquet file with spectra. DataError if it is none, lacks a column, or unpacks to more than 200 times its size"
     pq, path = needed("pyarrow.parquet"), checked_start(path, b"PAR1")
+    with untrusted(path): values = count_values(path)
     with untrusted(path), closing(pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)) as f:
-        columns, groups = spectral_columns(f, path.name), [f.metadata.row_group(i) for i in range(f.num_row_groups)]
-        unpacked = 8 * sum(g.column(i).num_values for g in groups for i in range(g.num_columns))
+        columns, unpacked = spectral_columns(f, path.name), 8 * values
         if unpacked > 200 * path.stat().st_size:
             raise DataError(f"{path.name} of {path.stat().st_size} bytes unpacks to {unpacked}; expected at most 200 times its size: it is no honest table")
         yield f, columns

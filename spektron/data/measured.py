@@ -28,8 +28,8 @@ import numpy as np
 from ..config import project_root
 from .spectra import Spectra
 
-# %% ../../nbs/03a_measured.ipynb #c2203fff
-REASONS = ("unreadable", "not finite", "off scale", "unsorted axis", "unknown unit", "no identity", "incomplete", "inconsistent", "duplicate", "not a spectrum")
+# %% ../../nbs/03a_measured.ipynb #cc06fae4
+REASONS = ("unreadable", "not finite", "off scale", "unsorted axis", "unknown unit", "no identity", "incomplete", "inconsistent", "duplicate", "imaginary mode", "not a spectrum")
 
 class DataError(ValueError):
     "A file that cannot be used: names the file, the place in it, and the remedy"

@@ -291,15 +291,15 @@ register(Source("qm9s", "B3LYP/def2-TZVP spectra of 130 thousand molecules of QM
 register(Source("qme14s", "computed spectra of 186 thousand molecules of 14 elements", "https://figshare.com/s/889262a4e999b5c9a5b3",
                 "QMe14S, J. Phys. Chem. Lett. 2025, 16", "as stated on figshare", lambda d: spans(d, "*_broaden.zip", "qme14s", computed.pieces_qme14s), (Remote("IR_broaden.zip"), Remote("Raman_broaden.zip")), BOTH))
 
-# %% ../../nbs/04_sources.ipynb #f0582602
+# %% ../../nbs/04_sources.ipynb #b92af91d
 _PARTS = tuple(Remote(f"Raman-ChEMBL-part{i}.db", (f"https://ndownloader.figshare.com/files/{k}", f"https://figshare.com/ndownloader/files/{k}")) for i, k in ((1, 54662735), (2, 54662885)))
 register(Source("chembl", "lines of 220 thousand drug-like molecules", "https://figshare.com, files 54662735 and 54662885", "ChEMBL infrared and Raman lines, figshare files 54662735 and 54662885",
-                "as stated on figshare", lambda d: spans(d, "*.db", "chembl", computed.pieces_chembl), _PARTS, BOTH))
+                "see the site (CC BY-NC-ND 4.0 as others report it)", lambda d: spans(d, "*.db", "chembl", computed.pieces_chembl), _PARTS, BOTH))
 
 _CHUNKS = [f"IR_data_chunk{i:03d}_of_009.parquet" for i in range(1, 10)]
 _ZENODO = tuple(Remote(c, (f"doi:10.5281/zenodo.16417648/{c}", f"https://zenodo.org/api/records/16417648/files/{c}/content")) for c in _CHUNKS)
 register(Source("uspto", "infrared spectra of 177 thousand molecules from patents", "https://doi.org/10.5281/zenodo.16417648", "USPTO infrared spectra, Zenodo 16417648",
-                "as stated on Zenodo", lambda d: spans(d, "*.parquet", "uspto", computed.pieces_uspto), _ZENODO))
+                "CDLA-Permissive-2.0", lambda d: spans(d, "*.parquet", "uspto", computed.pieces_uspto), _ZENODO))
 
 # %% ../../nbs/04_sources.ipynb #ae0acef1
 register(Source("nist", "any folder of JCAMP-DX files, such as those of the NIST Chemistry WebBook", "https://webbook.nist.gov/chemistry/", "P. J. Linstrom and W. G. Mallard, eds., NIST Chemistry WebBook",
