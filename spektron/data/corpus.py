@@ -292,11 +292,12 @@ def spectra(
     for p in np.unique(part): out[part == p] = self.files[p].spectra[rows[part == p]]
     return out
 
-# %% ../../nbs/03_corpus.ipynb #dc54fc24
+# %% ../../nbs/03_corpus.ipynb #a03082e0
 @patch
 def valid(self: Corpus, indices) -> np.ndarray:
     "Which points (k, n) of the spectra with these indices were measured"
-    at, (start, stop) = np.arange(len(self.axis)), self.ranges[np.asarray(indices, int)].T[..., None]
+    at, (start, stop) = np.arange(len(self.axis), dtype=np.int32), self.ranges[np.asarray(indices, int)].T[..., None]
+    if not start.any() and (stop == len(at)).all(): return np.ones((len(start), len(at)), bool)
     return (at >= start) & (at < stop)
 
 # %% ../../nbs/03_corpus.ipynb #04ed9bec
