@@ -57,8 +57,11 @@ class Experiment(Runs):
 
         import papermill
 
+        from spektron.run import notebook_parameters
+
         with tempfile.TemporaryDirectory() as d:
             try:
-                papermill.execute_notebook(self.path, Path(d, "out.ipynb"), {**SMOKE, "out_dir": d}, progress_bar=False, cwd=d)
+                given = {k: v for k, v in {**SMOKE, "out_dir": d}.items() if k in notebook_parameters(self.path)}
+                papermill.execute_notebook(self.path, Path(d, "out.ipynb"), given, progress_bar=False, cwd=d)
             except papermill.PapermillExecutionError as e:
                 raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", str(e))) from None

@@ -6,7 +6,7 @@
 __all__ = ['noise_corpus', 'rate', 'chunked_reader', 'reading_rates', 'noise_tables', 'build_command', 'built', 'killed_build',
            'bench_data', 'data_rows']
 
-# %% ../nbs/38a_bench_data.ipynb #2d8095de
+# %% ../nbs/38a_bench_data.ipynb #d022b8e4
 import hashlib
 import os
 import random
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from .config import budget
 from .data.corpus import Columns, Corpus, batch_indices, load_batch, write_corpus
@@ -58,15 +59,18 @@ def chunked_reader(corpus: Corpus, path: Path, rows: int = 8) -> Callable:
         return data[rows][back]
     return read
 
-# %% ../nbs/38a_bench_data.ipynb #06cb6594
+# %% ../nbs/38a_bench_data.ipynb #cd40c389
 def reading_rates(spectra: int, repeats: int, seconds: float = 1.0) -> dict[str, float]:
     "Spectra per second in shuffled batches of 64: from the corpus, from a chunked file, and as masked and augmented training batches"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a loader's thread beside a busy model
     with tempfile.TemporaryDirectory() as d:
         corpus, config = noise_corpus(Path(d) / "noise.h5", spectra), budget("paper")
         every, chunked = np.arange(spectra), chunked_reader(corpus, Path(d) / "chunked.h5")
         def of_batch(read): return lambda step: len(read(batch_indices(every, 64, 0, step)))
         ways = {"corpus": of_batch(lambda i: load_batch(corpus, i)), "chunked HDF5": of_batch(chunked), "training batches": lambda step: len(training_batch(config, corpus, every, step)[0])}
-        return {name: rate(work, seconds, repeats) for name, work in ways.items()}
+        try: return {name: rate(work, seconds, repeats) for name, work in ways.items()}
+        finally: torch.set_num_threads(threads)
 
 # %% ../nbs/38a_bench_data.ipynb #c352a0d3
 def noise_tables(folder: Path, spectra: int, points: int = 1024, at_once: int = 512) -> Path:

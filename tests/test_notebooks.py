@@ -49,6 +49,7 @@ def test_form(path):
     stars = re.findall(r"^from (\S+) import \*", "\n".join(map(source, cells_of(path))), re.M)
     assert set(stars) <= {"fastcore.test"}, stars
     outputs = json.dumps([c["outputs"] for c in cells_of(path)])
+    assert '"stderr"' not in outputs, "a stream of warnings or a progress bar is stored"
     assert str(ROOT) not in outputs and not re.search(r"object at 0x[0-9a-f]{6}", outputs)
 
 
@@ -75,8 +76,9 @@ def test_modules_import_only_earlier_ones():
                 number[found[1]] = p.stem
     for p in NOTEBOOKS:
         for c in (c for c in cells_of(p) if EXPORT.search(source(c))):
-            for module in re.findall(r"from spektron\.([\w.]+) import", source(c)):
-                assert number[module][:2] <= p.stem[:2], f"{p.stem} imports {module} of {number[module]}"
+            for module, names in re.findall(r"from spektron\.([\w.]+) import (.+)", source(c)):
+                for m in [module] if module in number else [f"{module}.{name.strip()}" for name in names.split(",")]:
+                    assert number[m][:2] <= p.stem[:2], f"{p.stem} imports {m} of {number[m]}"
 
 
 def test_site_configuration():
