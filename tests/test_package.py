@@ -5,7 +5,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOK_STACK = ("jcamp", "pooch", "rdata", "pyarrow", "dask", "torch_geometric", "plotly", "IPython", "jupyterlab", "papermill", "ipywidgets", "pywt", "ot", "rdkit", "tblite", "nbdev")
+NOTEBOOK_STACK = ("mapie", "chemotools", "diPLSlib", "jcamp", "pooch", "rdata", "pyarrow", "dask", "torch_geometric", "plotly", "IPython", "jupyterlab", "papermill", "ipywidgets", "pywt", "ot", "rdkit", "tblite", "nbdev")
 
 
 def python(code):
