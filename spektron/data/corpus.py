@@ -7,7 +7,7 @@ __all__ = ['SCHEMA', 'TEXT', 'ROWS', 'PARTS', 'DTYPES', 'VIEW', 'UNITS', 'digest
            'Origin', 'Columns', 'Tally', 'digests', 'write_corpus', 'CorpusFile', 'Corpus', 'join', 'line_steps',
            'broadened', 'build_from_lines', 'embedded_corpus', 'Split', 'split', 'batch_indices', 'Batch', 'load_batch']
 
-# %% ../../nbs/03_corpus.ipynb #469bc410
+# %% ../../nbs/03_corpus.ipynb #44635eb6
 import hashlib
 import io
 import json
@@ -26,6 +26,7 @@ from fastcore.basics import patch
 
 from ..config import MODALITIES, DataConfig, cache_dir, data_dir, stream
 from .lines import LineList, broaden, load_lines
+from .spectra import checked_axis
 
 # %% ../../nbs/03_corpus.ipynb #58ef2cbd
 SCHEMA = "spektron-corpus/1"
@@ -123,13 +124,6 @@ class Columns:
 
     def __len__(self): return len(self.modality)
 
-# %% ../../nbs/03_corpus.ipynb #6f376bc1
-def _checked_axis(axis) -> np.ndarray:
-    "A grid as float64; ValueError unless it ascends"
-    axis = np.asarray(axis, np.float64)
-    if len(axis) > 1 and np.isfinite(axis).all() and (np.diff(axis) > 0).all(): return axis
-    raise ValueError(f"axis of {len(axis)} points: expected finite wavenumbers in ascending order, in cm-1")
-
 # %% ../../nbs/03_corpus.ipynb #9a91805a
 class Tally:
     "Counts, mean, standard deviation and maximum of the measured intensities of each source and modality, block by block"
@@ -175,7 +169,7 @@ def digests(f) -> dict[str, str]:
     rows = lambda d: (d[i:i + 1024] for i in range(0, len(d), 1024))
     return {k: digest_text(f[k].asstr()[:]) if k in TEXT else digest(rows(f[k]), f[k].shape, f[k].dtype.newbyteorder("<").str) for k in PARTS}
 
-# %% ../../nbs/03_corpus.ipynb #eb87cebb
+# %% ../../nbs/03_corpus.ipynb #0fbc63e6
 def write_corpus(
     path: Path,
     axis,  # (n,) cm-1, ascending
@@ -188,7 +182,7 @@ def write_corpus(
     dtype: str = "float32",  # or float16: half the size, three significant digits
 ) -> str:  # the sha256 of the contents
     "The hash of a corpus after it was written. ValueError for data that do not fit together, OSError if the file cannot be written"
-    axis, N = _checked_axis(axis), len(columns)
+    axis, N = checked_axis(axis), len(columns)
     if dtype not in ("float32", "float16"): raise ValueError(f"dtype={dtype!r} is not known; allowed: float32, float16")
     if columns.n != len(axis): raise ValueError(f"the columns are of a grid of {columns.n} points, the axis has {len(axis)}")
     for k, length in (("source", len(origins)), ("axis_index", len(originals))):

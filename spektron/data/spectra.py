@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'UNITS', 'INTENSITY', 'figure', 'wavenumber_axis', 'wavelength_axis', 'lorentzian', 'gaussian', 'snv',
-           'snv_inverse', 'Spectra', 'msc', 'savgol_derivative']
+           'snv_inverse', 'checked_axis', 'Spectra', 'msc', 'savgol_derivative']
 
 # %% ../../nbs/01_spectra.ipynb #209669d5
 import hashlib
@@ -132,13 +132,13 @@ def snv_inverse(
     "The spectra that `snv` was given"
     return z * scale + mean
 
-# %% ../../nbs/01_spectra.ipynb #8ad5a00d
+# %% ../../nbs/01_spectra.ipynb #a3ef908d
 UNITS = ("cm-1", "nm")
 
 def _among(name: str, value, allowed) -> None:
     if value not in allowed: raise ValueError(f"{name}={value!r} is not known; allowed: {', '.join(allowed)}")
 
-def _checked_axis(axis) -> np.ndarray:
+def checked_axis(axis) -> np.ndarray:
     "`axis` as float64; ValueError unless it is one-dimensional, finite and strictly ascending"
     axis = np.asarray(axis, dtype=np.float64)
     if axis.ndim != 1 or len(axis) < 2: raise ValueError(f"axis has shape {axis.shape}: expected one dimension and at least 2 points")
@@ -160,7 +160,7 @@ def _checked_valid(valid, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"values[{i}, {j}] is {values[i, j]} but counts as measured: expected a finite number. If it was not measured, pass valid=np.isfinite(values)")
     return valid
 
-# %% ../../nbs/01_spectra.ipynb #740c503a
+# %% ../../nbs/01_spectra.ipynb #0e4e9295
 @dataclass(eq=False)
 class Spectra:
     "Spectra on one axis, with unit, modality, sample ids, metadata and what was measured. ValueError for anything that does not fit together"
@@ -179,7 +179,7 @@ class Spectra:
         _among("unit", self.unit, UNITS)
         _among("modality", self.modality, MODALITIES)
         if (self.unit, self.modality) == ("nm", "RAMAN"): raise ValueError("unit='nm' with modality='RAMAN': expected the Raman shift in cm-1; subtract the excitation first")
-        self.axis, values = _checked_axis(self.axis), np.atleast_2d(np.asarray(self.values))
+        self.axis, values = checked_axis(self.axis), np.atleast_2d(np.asarray(self.values))
         if values.ndim != 2 or values.shape[1] != len(self.axis): raise ValueError(f"values have shape {np.shape(self.values)}: expected (m, {len(self.axis)}), as the axis has {len(self.axis)} points")
         self.valid = _checked_valid(self.valid, values)
         self.values = np.where(self.valid, values, np.nan).astype(np.result_type(values, np.float32), copy=False)
@@ -230,14 +230,14 @@ def _interpolate(
         if inside.any(): out[:, inside] = CubicSpline(x, y, axis=1)(new[inside]) if len(x) > 1 else y
     return out
 
-# %% ../../nbs/01_spectra.ipynb #6e98b163
+# %% ../../nbs/01_spectra.ipynb #bd7f19fe
 @patch
 def resample(
     self: Spectra,
     axis: np.ndarray,  # (p,) the new grid, strictly ascending, in `self.unit`
 ) -> Spectra:
     "The spectra on another grid, by cubic interpolation; what was not measured stays so. ValueError if the grids do not overlap"
-    new = _checked_axis(axis)
+    new = checked_axis(axis)
     if new[-1] < self.axis[0] or new[0] > self.axis[-1]:
         raise ValueError(f"the new axis, {new[0]:g} to {new[-1]:g}, does not meet the old one, {self.axis[0]:g} to {self.axis[-1]:g} {self.unit}: expected an overlap. Is its unit {self.unit}?")
     patterns, which = np.unique(self.valid, axis=0, return_inverse=True)
@@ -264,7 +264,7 @@ def msc(
     offset = mean - gain * mean_ref
     return (x - offset) / gain, offset, gain
 
-# %% ../../nbs/01_spectra.ipynb #430cda8c
+# %% ../../nbs/01_spectra.ipynb #1962f784
 def savgol_derivative(
     x: np.ndarray,  # spectra (..., n), measured throughout
     axis: np.ndarray,  # (n,) evenly spaced
@@ -275,7 +275,7 @@ def savgol_derivative(
     "The derivative along the axis by Savitzky-Golay smoothing. ValueError for uneven steps, gaps and impossible windows"
     from scipy.signal import savgol_filter
 
-    step = np.diff(_checked_axis(axis))
+    step = np.diff(checked_axis(axis))
     if np.ptp(step) > 1e-3 * step.mean(): raise ValueError(f"axis steps run from {step.min():g} to {step.max():g}: expected even steps. Resample first")
     if not (window % 2 and 0 <= order <= polyorder < window <= len(axis)):
         raise ValueError(f"window={window}, polyorder={polyorder}, order={order}: expected an odd window and order <= polyorder < window <= {len(axis)} points")
