@@ -107,9 +107,10 @@ def killed_build(folder: Path, out: Path, kills: int = 10, shortest: float = 1.0
         at.append(len(list(out.with_name(f".{out.name}.parts").glob("*.npz"))))
     return dict(killed=done, pieces=at, **built(folder, out, workers))
 
-# %% ../nbs/38a_bench_data.ipynb #c0b807a0
+# %% ../nbs/38a_bench_data.ipynb #51ebbce5
 def bench_data(device: str, dtype, repeats: int, quick: bool = False) -> dict:
-    "Rows of what was measured of reading and building, with targets"
+    "Rows of what was measured of reading and building, with targets. ValueError for a device other than `cpu`: nothing here computes on another"
+    if device != "cpu": raise ValueError(f"device={device!r}: reading and building run on cpu; leave --device out")
     size, sizes = (2_000, (500, 1_500)) if quick else (50_000, (1_000, 50_000))
     rates = reading_rates(size, repeats, 0.1 if quick else 1.0)
     folder = Path(tempfile.mkdtemp())
