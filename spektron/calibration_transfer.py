@@ -1164,12 +1164,10 @@ def shares(
     w = np.exp(log - log.max())
     return w / w.sum()
 
-# %% ../nbs/09_calibration_transfer.ipynb #21487d03
+# %% ../nbs/09_calibration_transfer.ipynb #7f40f296
 def half_width(
     errors: np.ndarray,  # (n,) of held-out samples
     coverage: float,  # between 0 and 1
-    expected: float = 0.0,  # mean squared error expected without them
-    trust: float = 0.0,  # so many errors is `expected` worth
 ) -> float:
     "Half the width of an interval that covers a further error like these with at least that probability: conformal, or Student's where n is too small for it"
     from scipy.stats import t
@@ -1177,10 +1175,9 @@ def half_width(
     if not 0 < coverage < 1: raise ValueError(f"coverage={coverage!r}: expected a number between 0 and 1, e.g. 0.9")
     n = len(errors)
     if n == 0: raise ValueError("no held-out errors: expected at least one standard with a known property on the target")
-    k, own = int(np.ceil((n + 1) * coverage - 1e-9)), np.mean(errors**2)
-    variance = (n * own + trust * expected) / (n + trust)
-    if k <= n and own > 0: return float(np.sort(np.abs(errors))[k - 1] * np.sqrt(variance / own))
-    return float(t.ppf((1 + coverage) / 2, n) * np.sqrt(variance * (1 + 1 / n)))
+    k = int(np.ceil((n + 1) * coverage - 1e-9))
+    if k <= n: return float(np.sort(np.abs(errors))[k - 1])
+    return float(t.ppf((1 + coverage) / 2, n) * np.sqrt(np.mean(errors**2) * (1 + 1 / n)))
 
 # %% ../nbs/09_calibration_transfer.ipynb #be9ced8c
 class AutoTransfer(RegressorMixin, BaseEstimator):
@@ -1196,18 +1193,19 @@ class AutoTransfer(RegressorMixin, BaseEstimator):
         sharpness: float | None = None,  # of the weights; None: the square root of the number of standards; np.inf: the single best
     ): self.n_pairs, self.n_labels, self.unlabelled, self.methods, self.preprocessing, self.most, self.trust, self.sharpness = n_pairs, n_labels, unlabelled, methods, preprocessing, most, trust, sharpness
 
-# %% ../nbs/09_calibration_transfer.ipynb #35a555cf
+# %% ../nbs/09_calibration_transfer.ipynb #f4d964b3
 @patch
 def _allowed(self: AutoTransfer, bench: Bench, labelled: bool) -> list[tuple[str, list]]:
-    "Names and settings of the methods that the budget allows and the standards suffice for"
+    "Names and settings of the methods that the budget allows and the standards suffice for; doing nothing only where held-out standards, or no spectra of the target at all, can speak for it"
     have = {what for what, there in dict(pairs=bench.pairs is not None, labels=labelled, unlabelled=self.unlabelled and (bench.n > 1 or bench.X_unlabelled is not None)).items() if there}
+    blind = not bench.n and "unlabelled" in have  # then the source's cross-validation cannot tell what doing nothing would cost
     smallest = min((bench.n - int(held.sum()) for _, held, _ in bench.folds), default=0)
     allowed = []
     for name in METHODS if self.methods is None else self.methods:
         if name not in METHODS: raise ValueError(f"methods has {name!r}; allowed: {', '.join(METHODS)}")
         est = METHODS[name]()
         cloud = est.budget == {"unlabelled"} and bench.X_unlabelled is not None
-        if name != "MSC" and est.budget <= have and (not est.budget or cloud or smallest >= est.least) and (ests := _variants(est, bench, None)): allowed.append((name, ests))
+        if name != "MSC" and est.budget <= have and (est.budget or not blind) and (not est.budget or cloud or smallest >= est.least) and (ests := _variants(est, bench, None)): allowed.append((name, ests))
     if not allowed: raise ValueError(f"no method is left for {sorted(have) or 'no data of the target'}: expected X_target with pairs or y_target")
     return allowed
 
@@ -1246,7 +1244,7 @@ def _admitted_kinds(bench: Bench, kinds: tuple) -> tuple[tuple, dict]:
     if len(left_out) == len(kinds): raise ValueError(f"no preprocessing is possible: {left_out}")
     return tuple(k for k in kinds if k not in left_out), left_out
 
-# %% ../nbs/09_calibration_transfer.ipynb #2810cfdb
+# %% ../nbs/09_calibration_transfer.ipynb #9fb57c6f
 @patch
 def _weigh(self: AutoTransfer, bench: Bench, kinds: tuple, methods: list, tried: list) -> None:
     "Weights of all pipelines, a table of them, and held-out errors with weights that have not seen them"
@@ -1257,7 +1255,6 @@ def _weigh(self: AutoTransfer, bench: Bench, kinds: tuple, methods: list, tried:
     weights = shares(score, which, tau)
     self.weights_ = [w.reshape(s.shape) for w, (_, s) in zip(np.split(weights, np.cumsum([s.size for _, s in tried])[:-1]), tried)]
     self.errors_ = np.zeros(bench.n)
-    self.expected_ = float(weights @ ((bench.n + self.trust) * score - np.square(errors).sum(1)) / self.trust) if self.trust else 0.0
     for _, held, _ in bench.folds:
         k = held.sum()
         rest = ((bench.n + self.trust) * score - np.square(errors[:, held]).sum(1)) / max(bench.n - k + self.trust, 1e-9)
@@ -1306,9 +1303,9 @@ def predict(self: AutoTransfer, X) -> np.ndarray:  # (N, q) -> (N,)
     X = validate_data(self, X, reset=False, dtype=np.float64) if self.n_features_target_ == self.n_features_in_ else _spectra("X", X, self.n_features_target_)
     return sum((preprocess(X, kind, self.references_) @ coef for kind, coef in self.coef_.items()), np.full(len(X), self.intercept_))
 
-# %% ../nbs/09_calibration_transfer.ipynb #7560f65e
+# %% ../nbs/09_calibration_transfer.ipynb #2aa6bc70
 @patch
 def predict_interval(self: AutoTransfer, X, coverage: float = 0.9) -> np.ndarray:  # (N, 2) lower and upper ends
     "Intervals that hold the true property with probability `coverage`, if the new samples are like the standards. ValueError without standards"
-    mean, half = self.predict(X), half_width(self.errors_, coverage, self.expected_, self.trust)
+    mean, half = self.predict(X), half_width(self.errors_, coverage)
     return np.c_[mean - half, mean + half]
