@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['suggestion', 'check_parameters', 'git_revision', 'versions', 'machine', 'record_row', 'plain', 'write_row',
-           'load_rows', 'mean_spread', 'summary_table', 'find_notebook', 'notebook_parameters', 'run_notebook',
-           'experiment_grid', 'literal', 'main']
+           'load_rows', 'transfer_table', 'SortableTable', 'mean_spread', 'summary_table', 'find_notebook',
+           'notebook_parameters', 'run_notebook', 'experiment_grid', 'literal', 'main']
 
-# %% ../nbs/39_run.ipynb #a9d285a8
+# %% ../nbs/39_run.ipynb #21fbac3d
 import argparse
 import ast
 import difflib
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -29,13 +30,13 @@ import spektron
 from .config import Config, config_hash, override, project_root, results_dir, to_dict
 from .data.corpus import Corpus, Split
 
-# %% ../nbs/39_run.ipynb #291c2e7f
+# %% ../nbs/39_run.ipynb #489996e4
 def suggestion(name: str, allowed) -> str:
     "What is allowed, for a message, with a guess at what was meant"
     near = difflib.get_close_matches(name, list(allowed), n=1)
     return (f"did you mean {near[0]!r}? " if near else "") + f"allowed: {', '.join(allowed)}"
 
-# %% ../nbs/39_run.ipynb #17aa36de
+# %% ../nbs/39_run.ipynb #c5f552f7
 def check_parameters(
     allowed: dict,  # name -> a type, a union of types, or a list or tuple of choices
     given: dict,  # name -> value
@@ -50,21 +51,21 @@ def check_parameters(
             raise ValueError(f"{name}={value!r}: expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return given
 
-# %% ../nbs/39_run.ipynb #b3bae17b
+# %% ../nbs/39_run.ipynb #169a1c75
 def git_revision() -> dict:
     "`revision` of the project's code and whether it is `dirty` (changed since); None for both outside a repository"
     def git(*args): return subprocess.run(["git", "--no-optional-locks", *args], cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
     try: return dict(revision=git("rev-parse", "--short=12", "HEAD"), dirty=bool(git("status", "--porcelain", "--", ".", ":!results")))
     except (OSError, subprocess.CalledProcessError): return dict(revision=None, dirty=None)
 
-# %% ../nbs/39_run.ipynb #8f096728
+# %% ../nbs/39_run.ipynb #ff9f63b4
 def versions() -> dict:
     "Versions of Python, torch, NumPy and this library"
     try: own = metadata.version("spektron")
     except metadata.PackageNotFoundError: own = getattr(spektron, "__version__", None)  # a plain checkout
     return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, spektron=own)
 
-# %% ../nbs/39_run.ipynb #574585b8
+# %% ../nbs/39_run.ipynb #2f837a11
 def machine() -> dict:
     "Processor, cores, threads that torch uses, and the GPU (None without one); no host or user name"
     cpuinfo = Path("/proc/cpuinfo")
@@ -72,7 +73,7 @@ def machine() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(processor=names[0] if names else platform.machine(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu)
 
-# %% ../nbs/39_run.ipynb #20c62c85
+# %% ../nbs/39_run.ipynb #a4025a03
 def record_row(
     experiment: str,  # e.g. "e1"
     config: Config,
@@ -87,7 +88,7 @@ def record_row(
                 split=dict(hash=split.hash, train=len(split.train), val=len(split.val), test=len(split.test)), code=git_revision(), versions=versions(),
                 machine=machine(), training=dict(training_record), metrics=dict(metrics))
 
-# %% ../nbs/39_run.ipynb #87f516d3
+# %% ../nbs/39_run.ipynb #cecb692c
 def plain(value, where: str = ""):
     "`value` in plain JSON types. ValueError that names a number that is not finite"
     if isinstance(value, dict): return {str(k): plain(v, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
@@ -96,7 +97,7 @@ def plain(value, where: str = ""):
     if isinstance(value, float) and not math.isfinite(value): raise ValueError(f"{where}={value} is not a finite number; a row holds finite numbers only")
     return value
 
-# %% ../nbs/39_run.ipynb #c603061f
+# %% ../nbs/39_run.ipynb #57de1de9
 def write_row(
     row: dict,  # as made by `record_row`
     folder: Path | None = None,  # in place of `results/`
@@ -110,7 +111,7 @@ def write_row(
     os.replace(aside, path)
     return path
 
-# %% ../nbs/39_run.ipynb #02b9a743
+# %% ../nbs/39_run.ipynb #4135fab1
 def load_rows(
     experiment: str,
     folder: Path | None = None,  # in place of `results/`
@@ -123,14 +124,48 @@ def load_rows(
         if not isinstance(found[-1], dict) or found[-1].get("hash") != path.stem: raise ValueError(f"{path} is no row of a run: its 'hash' is not {path.stem!r}; remove it")
     return pd.json_normalize(found)
 
-# %% ../nbs/39_run.ipynb #b34a4a56
+# %% ../nbs/39_run.ipynb #3525a7f8
+def transfer_table(
+    rows: pd.DataFrame,  # of experiment E4, as given by `load_rows`
+) -> pd.DataFrame:  # dataset, source, target, property, unit, n, method, split, rmsep; and ceiling and none of the same split
+    "One line for each split, property, number of standards and method. ValueError where runs of one pair of instruments had other splits"
+    found, hashes = [], {}
+    for _, row in rows.iterrows():
+        where = tuple(row[f"config.{k}"] for k in ("dataset", "source", "target"))
+        if hashes.setdefault(where, row["split.hashes"]) != row["split.hashes"]: raise ValueError(f"row {row['hash']}: other splits of {where} than the rows before it; give rows with the same number of splits and seed")
+        for name, errors in row.filter(regex=r"^metrics\..+\.rmsep$").dropna().items():
+            p, n, method = re.fullmatch(r"metrics\.(.+)\.(\d+)\.(.+)\.rmsep", name).groups()
+            found += [(*where, p, row[f"units.{p}"], int(n), method, k, e) for k, e in enumerate(errors)]
+    key = ["dataset", "source", "target", "property", "unit", "n", "split"]
+    table = pd.DataFrame(found, columns=[*key[:-1], "method", "split", "rmsep"]).drop_duplicates([*key, "method"])
+    beside = table[table.method.isin(["ceiling", "none"])].pivot(index=key, columns="method", values="rmsep").reindex(columns=["ceiling", "none"])
+    return table.join(beside, on=key)
+
+# %% ../nbs/39_run.ipynb #9935f191
+_SORT = """<script>document.querySelectorAll("table.sortable thead th").forEach(th => { th.style.cursor = "pointer"; th.title = "sort"; th.onclick = () => {
+const body = th.closest("table").tBodies[0], key = row => row.cells[th.cellIndex].innerText, up = th.dataset.up = th.dataset.up === "1" ? "0" : "1", side = up === "1" ? 1 : -1;
+const number = text => text === "" ? NaN : Number(text), rank = x => Number.isNaN(x) ? 1 : 0;
+[...body.rows].sort((a, b) => { const [x, y] = [number(key(a)), number(key(b))]; return rank(x) - rank(y) || side * (rank(x) ? key(a).localeCompare(key(b)) : x - y); }).forEach(row => body.append(row)); }; });</script>"""
+
+class SortableTable:
+    "A table that is sorted by a click on the name of a column; what is no number is sorted by letter, after the numbers"
+    def __init__(self,
+        frame: pd.DataFrame,  # its index is not shown
+        digits: int = 3,  # of numbers, after the point
+    ): self.frame, self.digits = frame, digits
+
+    def _repr_html_(self) -> str:
+        html = self.frame.to_html(index=False, border=0, classes="sortable", float_format=f"{{:.{self.digits}f}}".format, na_rep="")
+        return html.replace("<table ", '<table data-quarto-disable-processing="true" ', 1).replace("<th>", '<th style="text-align: right">') + _SORT
+
+# %% ../nbs/39_run.ipynb #e0716634
 def mean_spread(x: pd.Series, digits: int = 3) -> str:
     "`mean ± standard deviation (n)`, the deviation with n - 1"
     x = x.dropna()
     if x.empty: return "none"
     return f"{x.mean():.{digits}f}" + (f" ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else "") + f" ({len(x)})"
 
-# %% ../nbs/39_run.ipynb #eff86c49
+# %% ../nbs/39_run.ipynb #e59724a5
 def summary_table(
     rows: pd.DataFrame,  # as given by `load_rows`
     by: list[str] = ["config.model.backbone"],  # columns that make a group
@@ -142,7 +177,7 @@ def summary_table(
         if name not in rows.columns: raise ValueError(f"no column {name!r} in {len(rows)} rows; {suggestion(name, rows.columns)}")
     return rows.groupby(by, sort=False)[list(values)].agg(lambda x: mean_spread(x, digits))
 
-# %% ../nbs/39_run.ipynb #c6123148
+# %% ../nbs/39_run.ipynb #a09814f6
 def find_notebook(name: str) -> Path:
     "The notebook of an experiment by its short name (`e1`) or its path. ValueError with what there is"
     if name.endswith(".ipynb") and Path(name).is_file(): return Path(name)
@@ -150,7 +185,7 @@ def find_notebook(name: str) -> Path:
     if name not in known: raise ValueError(f"experiment {name!r} is not known; {suggestion(name, known)}")
     return known[name]
 
-# %% ../nbs/39_run.ipynb #3c69fd12
+# %% ../nbs/39_run.ipynb #b5aa968c
 def notebook_parameters(notebook: Path) -> dict:
     "The parameters of a notebook and their defaults as written there. ValueError if it has none"
     try: from papermill import inspect_notebook
@@ -159,7 +194,7 @@ def notebook_parameters(notebook: Path) -> dict:
     if not found: raise ValueError(f"{Path(notebook).name} has no cell tagged 'parameters' and is no experiment")
     return found
 
-# %% ../nbs/39_run.ipynb #fec5f04d
+# %% ../nbs/39_run.ipynb #05beb80a
 def run_notebook(
     notebook: str | Path,  # short name or path
     output: str | Path,  # the executed copy
@@ -175,18 +210,18 @@ def run_notebook(
     execute_notebook(str(notebook), str(output), parameters, progress_bar=progress)
     return output
 
-# %% ../nbs/39_run.ipynb #40d3a665
+# %% ../nbs/39_run.ipynb #9b47e475
 def experiment_grid(**values) -> list[dict]:
     "Every combination of the given lists of parameter values; the last varies fastest"
     return [dict(zip(values, combination)) for combination in itertools.product(*values.values())]
 
-# %% ../nbs/39_run.ipynb #0f0e1735
+# %% ../nbs/39_run.ipynb #3e39a77d
 def literal(text: str):
     "`text` as a Python value where it is one (3, 0.5, None, True), else as it is"
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): return text
 
-# %% ../nbs/39_run.ipynb #efb22c26
+# %% ../nbs/39_run.ipynb #70e8556f
 def main(argv=None) -> int:
     "The command line: exit code 0, 1 if the experiment failed, or 2 with one line about what is wrong"
     p = argparse.ArgumentParser(prog="python -m spektron.run", description="Run an experiment notebook and keep the executed copy.",
