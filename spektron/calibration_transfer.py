@@ -6,11 +6,11 @@
 __all__ = ['PREPROCESSING', 'METHODS', 'Path', 'pls_path', 'PLS', 'preprocess', 'AffineMap', 'thin_svd', 'Task', 'pairing_z',
            'Transfer', 'NoTransfer', 'SpectraMapped', 'Centring', 'DS', 'PDS', 'SST', 'CTCCA', 'EPO', 'GLSW', 'CORAL',
            'transport_plan', 'OTMap', 'MSCReference', 'SBC', 'Bias', 'Recalibrate', 'Pool', 'RidgePrior', 'PFCE',
-           'dipls_path', 'DiPLS', 'JointYPLS', 'CTAI', 'method_table', 'Inspection', 'inner_folds', 'Bench', 'Choice',
-           'trial', 'choose', 'stack', 'Stacked', 'TransferSplitter', 'on_common_grid', 'TransferData', 'transfer_data',
+           'DiPLS', 'JointYPLS', 'CTAI', 'method_table', 'Inspection', 'inner_folds', 'Bench', 'Choice', 'trial',
+           'choose', 'stack', 'Stacked', 'TransferSplitter', 'on_common_grid', 'TransferData', 'transfer_data',
            'shares', 'half_width', 'AutoTransfer']
 
-# %% ../nbs/09_calibration_transfer.ipynb #faccf14d
+# %% ../nbs/09_calibration_transfer.ipynb #b9af0037
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, has_fit_parameter, validate_data
 
+from .config import compiled
 from .data.instruments import InstrumentSet, SampleSplit
 from .data.spectra import Spectra, msc, savgol_derivative, snv
 
@@ -37,23 +38,19 @@ class Path:
 
     def __call__(self, X: np.ndarray) -> np.ndarray: return X @ self.coef.T + self.intercept  # (N, A)
 
-# %% ../nbs/09_calibration_transfer.ipynb #aadc5081
-def _next_score(K: np.ndarray, e: np.ndarray, T: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "The score (m,) that the residual `e` asks for, orthogonal to the rows of `T`, and its dual weights (m,)"
-    t, dual = K @ e, e
-    for _ in range(2):
-        c = T @ t
-        t, dual = t - c @ T, dual - c @ R
-    return t, dual
-
-# %% ../nbs/09_calibration_transfer.ipynb #ee0ed922
+# %% ../nbs/09_calibration_transfer.ipynb #c68b1396
+@compiled(nogil=True)
 def _scores(K: np.ndarray, e: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     "Dual weights (A, m) of the scores of PLS and the loadings (A,) of the property, from the Gram matrix and the centred property"
     T, R, q = np.zeros((most, len(e))), np.zeros((most, len(e))), np.zeros(most)
     tiny = 1e-13 * np.trace(K) * np.sqrt(e @ e)
     for a in range(min(most, len(e))):
-        t, dual = _next_score(K, e, T[:a], R[:a])
-        if (norm := np.sqrt(t @ t)) <= tiny: break
+        t, dual = K @ e, e  # the score that the residual asks for
+        for _ in range(2):
+            c = T[:a] @ t
+            t, dual = t - c @ T[:a], dual - c @ R[:a]
+        norm = np.sqrt(t @ t)
+        if norm <= tiny: break
         T[a], R[a] = t / norm, dual / norm
         q[a] = T[a] @ e
         e = e - q[a] * T[a]
@@ -723,7 +720,7 @@ class RidgePrior(Transfer):
         coef = path.coef + np.linalg.solve(K + penalty * np.eye(len(K)), missing).T @ T
         return Path(coef, yt - coef @ mt)
 
-# %% ../nbs/09_calibration_transfer.ipynb #5a7b4b16
+# %% ../nbs/09_calibration_transfer.ipynb #be9de967
 class PFCE(Transfer):
     "The update of the source's coefficients that fits the standards best under a least cosine with them, in the style of PFCE (Zhang et al. 2021). Budget: labels"
     budget, grid = frozenset({"labels"}), dict(cosine=[0.999, 0.98, 0.9, 0.7])
@@ -736,39 +733,40 @@ class PFCE(Transfer):
     def _path(self, task, most):
         path, mt, yt, (U, d, Vt) = task.source(most), task.X_target.mean(0), task.y_target.mean(), task.target_svd()
         wanted = U.T @ ((task.y_target - yt)[:, None] - (task.X_target - mt) @ path.coef.T)  # (k, A)
-        penalty = np.logspace(3, -12, 361)[:, None] * np.square(d).max(initial=np.finfo(float).tiny)
-        steps = (d / (d**2 + penalty))[:, :, None] * wanted  # (361, k, A), coefficients on Vt
+        penalty = np.logspace(3, -12, 181)[:, None] * np.square(d).max(initial=np.finfo(float).tiny)
+        steps = (d / (d**2 + penalty))[:, :, None] * wanted  # (181, k, A), coefficients on Vt
         along, size = np.einsum("lka,ka->la", steps, Vt @ path.coef.T), np.square(path.coef).sum(1)
         cosine = (size + along) / np.sqrt(np.maximum(size * (size + 2 * along + np.square(steps).sum(1)), np.finfo(float).tiny))
         last = np.maximum(np.cumprod(cosine >= self.cosine, 0).sum(0) - 1, 0)
         coef = path.coef + steps[last, :, np.arange(most)] @ Vt
         return Path(coef, yt - coef @ mt)
 
-# %% ../nbs/09_calibration_transfer.ipynb #6e00f150
-def _positive(X: np.ndarray, T: np.ndarray) -> np.ndarray:
-    "The difference of the second moments, its eigenvalues made positive"
-    w, V = np.linalg.eigh(X.T @ X / len(X) - T.T @ T / len(T))
-    return V * np.abs(w) @ V.T
-
-# %% ../nbs/09_calibration_transfer.ipynb #8d835127
-def dipls_path(X: np.ndarray, y: np.ndarray, T: np.ndarray, most: int, invariance: float) -> Path:
-    "di-PLS of centred data for 1 .. `most` latent variables; the penalty is `invariance` times y'y over the norm of the first D"
-    R, P, q = np.zeros((most, X.shape[1])), np.zeros((most, X.shape[1])), np.zeros(most)
-    D, tiny, rounding = _positive(X, T), 1e-22 * (y @ y) * np.square(X).sum(), 1e-12 * np.square(X).sum() / len(X)
-    penalty = invariance * (y @ y) / norm if (norm := np.linalg.norm(D, 2)) > rounding else 0.0
-    for a in range(most):
-        if a and penalty: D = _positive(X, T)
-        w = np.linalg.solve(np.eye(len(D)) + penalty / max(y @ y, np.finfo(float).tiny) * D, X.T @ y)
-        if (norm := w @ w) <= tiny: break
-        w = w / np.sqrt(norm)
+# %% ../nbs/09_calibration_transfer.ipynb #c7b6960a
+@compiled(nogil=True)
+def _dipls(X: np.ndarray, y: np.ndarray, T: np.ndarray, most: int, invariance: float) -> np.ndarray:  # (A, p)
+    "Coefficients of di-PLS of centred data for 1 .. `most` latent variables; the penalty is `invariance` times y'y over the largest eigenvalue of the first D"
+    R, P, coef, penalty = np.zeros((most, X.shape[1])), np.zeros((most, X.shape[1])), np.zeros((most, X.shape[1])), 0.0
+    tiny, rounding = 1e-22 * (y @ y) * np.square(X).sum(), 1e-12 * np.square(X).sum() / len(X)
+    for a in range(most if X.size else 0):
+        w = X.T @ y
+        if a == 0 or penalty > 0:
+            difference, V = np.linalg.eigh(X.T @ X / len(X) - T.T @ T / len(T))
+            D = np.abs(difference)  # eigenvalues
+            if a == 0 and D.max() > rounding: penalty = invariance * (y @ y) / D.max()
+            w = V @ ((w @ V) / (1 + penalty / max(y @ y, 1e-300) * D))
+        if a: coef[a] = coef[a - 1]
+        if w @ w <= tiny:
+            coef[a:] = coef[a]
+            break
+        w = w / np.sqrt(w @ w)
         t, tt = X @ w, T @ w
-        P[a], q[a], R[a] = t @ X / (t @ t), y @ t / (t @ t), w - P[:a] @ w @ R[:a]
-        X, y = X - np.outer(t, P[a]), y - q[a] * t
+        P[a], R[a] = t @ X / (t @ t), w - P[:a] @ w @ R[:a]
+        coef[a] += y @ t / (t @ t) * R[a]
+        X, y = X - np.outer(t, P[a]), y - y @ t / (t @ t) * t
         if tt @ tt > 0: T = T - np.outer(tt, tt @ T / (tt @ tt))
-    coef = np.cumsum(q[:, None] * R, 0)
-    return Path(coef, np.zeros(most))
+    return coef
 
-# %% ../nbs/09_calibration_transfer.ipynb #d69f6e7e
+# %% ../nbs/09_calibration_transfer.ipynb #af10a3b1
 class DiPLS(Transfer):
     "Domain-invariant partial least squares (Nikzad-Langerodi et al. 2018). Budget: unlabelled"
     budget, least, grid = frozenset({"unlabelled"}), 2, dict(invariance=[1.0, 1e2], rank=[30])
@@ -782,8 +780,7 @@ class DiPLS(Transfer):
     def _path(self, task, most):
         xm, tm, ym = task.X.mean(0), task.cloud.mean(0), task.y.mean()
         Q = task.once("span", lambda: thin_svd(np.vstack([task.X - xm, task.cloud - tm]))[2])[:self.rank]
-        path = dipls_path((task.X - xm) @ Q.T, task.y - ym, (task.cloud - tm) @ Q.T, most, _at_least("invariance", self.invariance, 0.0))
-        coef = path.coef @ Q
+        coef = _dipls((task.X - xm) @ Q.T, task.y - ym, (task.cloud - tm) @ Q.T, most, float(_at_least("invariance", self.invariance, 0.0))) @ Q
         return Path(coef, ym - coef @ tm)
 
 # %% ../nbs/09_calibration_transfer.ipynb #18a53549

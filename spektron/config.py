@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODALITIES', 'MASKS', 'BACKBONES', 'BUDGETS', 'MACHINERY', 'knob', 'Checked', 'DataConfig', 'MaskConfig',
            'AugmentConfig', 'ModelConfig', 'TrainingConfig', 'Config', 'budget', 'to_dict', 'from_dict', 'override',
-           'identity_of', 'config_hash', 'seed_everything', 'stream', 'project_root', 'data_dir', 'results_dir',
-           'cache_dir']
+           'identity_of', 'config_hash', 'seed_everything', 'stream', 'compiled', 'project_root', 'data_dir',
+           'results_dir', 'cache_dir']
 
 # %% ../nbs/00_config.ipynb #c0236070
 import hashlib
@@ -233,6 +233,16 @@ def stream(
 ) -> np.random.Generator:
     "A generator that depends on `seed`, `purpose` and `step` alone, so that a resumed run draws the same numbers"
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), step])
+
+# %% ../nbs/00_config.ipynb #4b9aab61
+def compiled(**options):  # of numba's `njit`
+    "A decorator: the function as machine code, kept on disk where there is a place for it"
+    from numba import njit
+
+    def wrap(function):
+        try: return njit(cache=True, **options)(function)
+        except RuntimeError: return njit(**options)(function)  # a function typed at a prompt has no file to keep its code beside
+    return wrap
 
 # %% ../nbs/00_config.ipynb #6f66131a
 def project_root() -> Path:

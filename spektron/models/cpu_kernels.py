@@ -6,25 +6,23 @@
 __all__ = ['LANES', 'STRIP', 'BACK_STRIP', 'STEPS', 'CHUNK', 'SHARES', 'oscillator_forward', 'oscillator_backward',
            'diagonal_forward', 'diagonal_backward', 'selective_states', 'selective_forward', 'selective_backward']
 
-# %% ../../nbs/10a_cpu_kernels.ipynb #bc1ab141
+# %% ../../nbs/10a_cpu_kernels.ipynb #4d3c2d9d
 import math
 
 import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-# %% ../../nbs/10a_cpu_kernels.ipynb #f766926c
+from ..config import compiled
+
+# %% ../../nbs/10a_cpu_kernels.ipynb #65cb8b83
 def _compiled(**options):
-    "A decorator: the function as machine code, kept on disk where there is a place for it"
-    options |= dict(fastmath={"contract", "reassoc", "nsz", "arcp"}, nogil=True)
-    def wrap(function):
-        try: return njit(cache=True, **options)(function)
-        except RuntimeError: return njit(**options)(function)  # a function typed at a prompt has no file to keep its code beside
-    return wrap
+    "A decorator: the function as machine code of its own arithmetic"
+    return compiled(fastmath={"contract", "reassoc", "nsz", "arcp"}, nogil=True, **options)
 
 _inlined = _compiled(inline="always")  # for a piece of a kernel: its body takes the place of each call
 
