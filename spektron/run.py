@@ -141,7 +141,7 @@ def transfer_table(
     beside = table[table.method.isin(["ceiling", "none"])].pivot(index=key, columns="method", values="rmsep").reindex(columns=["ceiling", "none"])
     return table.join(beside, on=key)
 
-# %% ../nbs/39_run.ipynb #1b691564
+# %% ../nbs/39_run.ipynb #1867fd2c
 _SORT = """<script>document.querySelectorAll("table.sortable thead th").forEach(th => { th.style.cursor = "pointer"; th.title = "sort"; th.onclick = () => {
 const body = th.closest("table").tBodies[0], key = row => row.cells[th.cellIndex].innerText, up = th.dataset.up = th.dataset.up === "1" ? "0" : "1", side = up === "1" ? 1 : -1;
 const number = text => text === "" ? NaN : Number(text), rank = x => Number.isNaN(x) ? 1 : 0;
@@ -156,7 +156,7 @@ class SortableTable:
 
     def _repr_html_(self) -> str:
         html = self.frame.rename_axis(columns=None).to_html(index=False, border=0, classes="sortable", float_format=f"{{:.{self.digits}f}}".format, na_rep="")
-        return html.replace("<table ", '<table data-quarto-disable-processing="true" ', 1).replace("<th>", '<th style="text-align: right">') + _SORT
+        return html.replace("<table ", '<table data-quarto-disable-processing="true" style="white-space: nowrap" ', 1).replace("<th>", '<th style="text-align: right">') + _SORT
 
 # %% ../nbs/39_run.ipynb #e0716634
 def mean_spread(x: pd.Series, digits: int = 3) -> str:
