@@ -124,11 +124,11 @@ def load_rows(
         if not isinstance(found[-1], dict) or found[-1].get("hash") != path.stem: raise ValueError(f"{path} is no row of a run: its 'hash' is not {path.stem!r}; remove it")
     return pd.json_normalize(found)
 
-# %% ../nbs/39_run.ipynb #3525a7f8
+# %% ../nbs/39_run.ipynb #47c57852
 def transfer_table(
     rows: pd.DataFrame,  # of experiment E4, as given by `load_rows`
 ) -> pd.DataFrame:  # dataset, source, target, property, unit, n, method, split, rmsep; and ceiling and none of the same split
-    "One line for each split, property, number of standards and method. ValueError where runs of one pair of instruments had other splits"
+    "One line for each split, property, number of standards and method. ValueError where runs of one pair of instruments had other splits, or disagree about a method"
     found, hashes = [], {}
     for _, row in rows.iterrows():
         where = tuple(row[f"config.{k}"] for k in ("dataset", "source", "target"))
@@ -137,7 +137,10 @@ def transfer_table(
             p, n, method = re.fullmatch(r"metrics\.(.+)\.(\d+)\.(.+)\.rmsep", name).groups()
             found += [(*where, p, row[f"units.{p}"], int(n), method, k, e) for k, e in enumerate(errors)]
     key = ["dataset", "source", "target", "property", "unit", "n", "split"]
-    table = pd.DataFrame(found, columns=[*key[:-1], "method", "split", "rmsep"]).drop_duplicates([*key, "method"])
+    table = pd.DataFrame(found, columns=[*key[:-1], "method", "split", "rmsep"])
+    told = table.groupby([*key, "method"]).rmsep.agg(["min", "max"])
+    if len(other := told.index[told["max"] > 1.001 * told["min"]]): raise ValueError(f"two rows have other errors for {', '.join(map(str, other[0]))}: they were made with other settings or other code; give the rows of one kind")
+    table = table.drop_duplicates([*key, "method"])
     beside = table[table.method.isin(["ceiling", "none"])].pivot(index=key, columns="method", values="rmsep").reindex(columns=["ceiling", "none"])
     return table.join(beside, on=key)
 
