@@ -456,7 +456,7 @@ def batch_indices(
     epoch, at = np.divmod(step * batch_size + np.arange(batch_size), len(indices))
     return np.concatenate([indices[_epoch(seed, int(e), len(indices))[at[epoch == e]]] for e in np.unique(epoch)])
 
-# %% ../../nbs/03_corpus.ipynb #dc1fc767
+# %% ../../nbs/03_corpus.ipynb #a12333b8
 @dataclass
 class Batch:
     "Spectra as tensors, in physical units"
@@ -466,7 +466,7 @@ class Batch:
     index: torch.Tensor  # (B,) int64, row of the corpus
 
     def __len__(self): return len(self.index)
-    def to(self, device) -> "Batch": return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+    def to(self, device) -> "Batch": return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
 # %% ../../nbs/03_corpus.ipynb #ed880c1f
 def load_batch(
