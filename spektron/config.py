@@ -119,13 +119,13 @@ class ModelConfig(Checked):
     points_per_token: int = knob(16, low=1)  # grid points behind one token
     dropout: float = knob(0.0, low=0, high=0.9)
 
-# %% ../nbs/00_config.ipynb #ccc7bf3b
+# %% ../nbs/00_config.ipynb #4955a790
 @dataclass(frozen=True)
 class PartsConfig(Checked):
     "The parts of the whole model; all off by default"
     normalise: str = knob("snv", choices=("snv", "none"))  # each spectrum by its visible points, or as it comes
     wavelet: str = knob("")  # of PyWavelets, e.g. db4: its coefficients enter the embedding; empty: raw points
-    levels: int = knob(4, low=1, high=10)  # of the wavelet transform
+    levels: int = knob(4, low=0, high=10)  # of the wavelet transform; 0: overlapping patches of raw points alone
     patch_points: int = knob(32, low=1)  # grid points that a token of the wavelet embedding sees
     experts: int = knob(0, low=0, high=64)  # after the backbone; 0: none
     chosen: int = knob(2, low=1)  # experts at work for one token
@@ -260,9 +260,10 @@ def override(
         node[leaf] = value
     return from_dict(d, type(config))
 
-# %% ../nbs/00_config.ipynb #0bc313c2
+# %% ../nbs/00_config.ipynb #d7ae189c
 PARTS = {
-    "wavelets": {"parts.wavelet": "db4"},
+    "patches": {"parts.wavelet": "db4", "parts.levels": 0},
+    "wavelets": {"parts.wavelet": "db4", "parts.levels": 4},
     "experts": {"parts.experts": 4, "objective.balance": 0.01},
     "kan": {"parts.expert": "kan"},
     "transformer": {"parts.blocks": 2},

@@ -197,16 +197,18 @@ class PooledTransformer(PooledCNN):
 
     def _network(self, channels: int, points: int) -> nn.Module: return PatchTransformer(channels, points)
 
-# %% ../nbs/20a_neural_transfer.ipynb #3b148974
+# %% ../nbs/20a_neural_transfer.ipynb #545cc1d1
 def with_adapters(
     network: nn.Module,  # left as it is
     rank: int,
+    layers: list[str] | None = None,  # names of linear layers; None: all
+    alpha: float | None = None,  # the adapters count alpha / rank; None: 1
 ) -> nn.Module:  # a peft model
-    "A frozen copy of `network` with an adapter on each linear layer. ImportError where peft is missing"
+    "A frozen copy of `network` with low-rank adapters on linear layers. ImportError where peft is missing"
     try: from peft import LoraConfig, get_peft_model
-    except ImportError as e: raise ImportError(f"{e.name} is missing: LoRA-CT needs `pip install spektron[transfer]`") from None
-    layers = [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
-    return get_peft_model(copy.deepcopy(network), LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
+    except ImportError as e: raise ImportError(f"{e.name} is missing: adapters need `pip install spektron[transfer]`") from None
+    layers = layers or [name for name, m in network.named_modules() if isinstance(m, nn.Linear)]
+    return get_peft_model(copy.deepcopy(network), LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=layers))
 
 # %% ../nbs/20a_neural_transfer.ipynb #bccc874a
 class LoRACT(Neural):

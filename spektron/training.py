@@ -127,7 +127,7 @@ def in_absorbance(model: nn.Module, valid: torch.Tensor, modality: torch.Tensor)
         return model(x, seen, modality.expand(len(x))) * scale + mean
     return absorbed
 
-# %% ../nbs/20_training.ipynb #a9252e33
+# %% ../nbs/20_training.ipynb #6aa18bc3
 class Objective(nn.Module):
     "The terms of the loss of the whole model, and the two small networks of the contrastive term"
     def __init__(self, config: Config, width: int):  # of the model's tokens
@@ -159,9 +159,9 @@ class Objective(nn.Module):
         "The total and each term. ValueError for a term whose part of the model is off"
         found = model(batch.values, batch.valid & ~hidden, batch.modality, everything=True)
         kind = batch.modality == batch.modality.mode().values
-        few = batch.clean[kind][:4]
+        few = batch.clean[kind][:2]
         inputs = self.shown(model, found, batch, hidden, step)
-        inputs["additivity"] = lambda: additivity(in_absorbance(model, batch.valid[kind][:4].all(0), batch.modality[kind][:1]), few, draw_fractions(2, len(few), np.random.default_rng(batch.index.tolist())))
+        inputs["additivity"] = lambda: additivity(in_absorbance(model, batch.valid[kind][:2].all(0), batch.modality[kind][:1]), few, draw_fractions(1, len(few), np.random.default_rng(batch.index.tolist())))
         if self.compares: inputs |= self.compared(slow or nn.ModuleDict(dict(model=model, project=self.project)), found, batch, kind)
         return self.loss(inputs)
 
@@ -292,7 +292,7 @@ def reuse_freed_memory() -> bool:
     keep_below, trim_above = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     return bool(libc.mallopt(keep_below, 2**30) and libc.mallopt(trim_above, 2**31 - 1))
 
-# %% ../nbs/20_training.ipynb #bd1735d0
+# %% ../nbs/20_training.ipynb #2b65831a
 def prepared(config: Config, **options) -> Accelerator:  # options of `Accelerator`
     "The device that `config` names, and the processes that `torchrun` or `accelerate launch` started. ValueError if there is no such device or a batch cannot be divided among them"
     if config.device == "cuda" and not torch.cuda.is_available(): raise ValueError("device='cuda', but torch sees no CUDA device; use device='auto' or 'cpu'")
@@ -305,11 +305,11 @@ def prepared(config: Config, **options) -> Accelerator:  # options of `Accelerat
     else: reuse_freed_memory()
     return accelerator
 
-def start(config: Config, axis: np.ndarray, **options) -> tuple[Accelerator, State]:
-    "A fresh model and optimiser on the device that `config` names; options of `Accelerator`"
+def start(config: Config, axis: np.ndarray, tolerance: float = 0.02, **options) -> tuple[Accelerator, State]:
+    "A fresh model and optimiser on the device that `config` names; tolerance of the size as for `build_model`, options of `Accelerator`"
     accelerator = prepared(config, **options)
     seed_everything(config.seed)
-    model = build_model(config, axis)
+    model = build_model(config, axis, tolerance)
     objective = None if config.objective == ObjectiveConfig() else Objective(config, model.embedding.cls.out_features).to(accelerator.device)
     slow = frozen_copy(nn.ModuleDict(dict(model=model, project=objective.project))).to(accelerator.device) if config.objective.ema else None
     if config.compile: model.compile()
@@ -463,7 +463,7 @@ def run_to(until: int, accelerator: Accelerator, state: State, config: Config, c
             bar.set_postfix(loss=f"{state.history[-1][1]:.3f}", refresh=False)
             bar.update()
 
-# %% ../nbs/20_training.ipynb #7767f371
+# %% ../nbs/20_training.ipynb #731ab2a1
 def pretrain(
     config: Config,
     corpus: Corpus,
@@ -472,13 +472,14 @@ def pretrain(
     progress: bool = True,  # show a progress bar
     stop_after: int | None = None,  # stop, with a checkpoint, when so many steps are done in all
     tracker: str | None = None,  # one of TRACKERS; its files lie in `out_dir`
+    tolerance: float = 0.02,  # of the size of the backbone
 ) -> TrainingRun:
     """The model after masked pretraining, with its history and cost. Called again with the same `out_dir`, it goes on where it was.
 
     Started by `torchrun` or `accelerate launch`, it divides every batch among the processes. FloatingPointError for a loss that is not finite, after saving the state before that step;
     ValueError for a checkpoint of another run; OSError if it cannot be written"""
     path, identity = checkpoint_path(out_dir), dict(config=identity_of(config), corpus=corpus.sha256, split=split.hash)
-    accelerator, state = start(config, corpus.axis, **tracking(tracker, out_dir))
+    accelerator, state = start(config, corpus.axis, tolerance, **tracking(tracker, out_dir))
     if path.exists(): load_state(path, state, identity)
     if accelerator.device.type == "cuda": corpus.hold(accelerator.device)
     if tracker: accelerator.init_trackers("spektron", {k: str(v) for k, v in pd.json_normalize(identity["config"]).iloc[0].items()})

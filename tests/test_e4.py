@@ -23,13 +23,13 @@ def test_networks_share_the_splits_of_the_rest(tmp_path):
     "A run of its own for the networks joins the table of the other methods"
     given = dict(n_transfer="5", property="water", workers=1)
     run(tmp_path, methods="none,pool", **given)
-    rows = run(tmp_path, methods="CNN", **given)
+    rows = run(tmp_path, methods="CNN,Spektron,CNN + Spektron", **given)
     table = transfer_table(rows)
-    assert set(table.method) == {"none", "pool", "CNN", "ceiling"} and not table.duplicated(["property", "n", "split", "method"]).any()
+    assert set(table.method) == {"none", "pool", "CNN", "Spektron", "CNN + Spektron", "ceiling"} and not table.duplicated(["property", "n", "split", "method"]).any()
     assert np.isfinite(table[["rmsep", "ceiling", "none"]]).all(axis=None)
 
 
-@pytest.mark.parametrize("given, message", [(dict(methods="none,pols"), "methods=\\['pols'\\] are not known"), (dict(budget="huge"), "budget='huge' is not known"), (dict(source="C"), "instrument 'C' is not in this set")])
+@pytest.mark.parametrize("given, message", [(dict(methods="none,pols"), "methods=\\['pols'\\] are not known"), (dict(methods="none,pool + CNN"), "add CNN, pool"), (dict(budget="huge"), "budget='huge' is not known"), (dict(source="C"), "instrument 'C' is not in this set")])
 def test_unknown_names_are_refused(tmp_path, given, message):
     with pytest.raises(papermill.PapermillExecutionError, match=message): run(tmp_path, **given)
     assert load_rows("e4", tmp_path).empty

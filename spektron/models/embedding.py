@@ -226,14 +226,14 @@ def _gains(
     largest = _answers(torch.from_numpy(line / line.max()), filters, levels).abs().amax(-1)
     return (1 / (largest**2 + floor**2).sqrt()).tolist()
 
-# %% ../../nbs/16_embedding.ipynb #f6fc966d
+# %% ../../nbs/16_embedding.ipynb #aade1891
 def _check_wavelet(n: int, taps: int, wavelet: str, levels: int, p: int, patch: int):
     "Raise a ValueError for levels that do not fit on n points and for a patch that leaves points out"
     most = int(math.log2(max(n / (taps - 1), 1)))
-    if not 1 <= levels <= most: raise ValueError(f"levels={levels}: expected 1 to {most}, as {wavelet} has {taps} taps and the grid {n} points; take fewer levels, a shorter wavelet or a longer grid")
+    if not 0 <= levels <= most: raise ValueError(f"levels={levels}: expected 0 to {most}, as {wavelet} has {taps} taps and the grid {n} points; take fewer levels, a shorter wavelet or a longer grid")
     if patch < p: raise ValueError(f"patch={patch} is less than points_per_token={p}: expected at least as many, or points between patches would be lost")
 
-# %% ../../nbs/16_embedding.ipynb #ef1b8f7d
+# %% ../../nbs/16_embedding.ipynb #67456254
 class WaveletEmbedding(RawEmbedding):
     "Tokens from overlapping patches of normalised intensities and their wavelet coefficients, visibility, level and domain; arguments and result of `forward` as in `RawEmbedding`"
     def __init__(
@@ -243,7 +243,7 @@ class WaveletEmbedding(RawEmbedding):
         points_per_token: int = 16,  # p, grid points behind one token, and the stride of the patches
         n_domains: int = 3,  # kinds of spectra that are told apart
         wavelet: str = "db4",  # a discrete wavelet of PyWavelets
-        levels: int = 4,  # details of so many widths; the widest covers 2^levels points
+        levels: int = 4,  # details of so many widths; the widest covers 2^levels points; 0: overlapping patches of raw points alone
         patch: int = 32,  # points a token sees, its own in the middle
     ):
         super().__init__(width, axis, points_per_token, n_domains)
@@ -253,7 +253,7 @@ class WaveletEmbedding(RawEmbedding):
         self.lags, self.gains = _lags(filters, levels), _gains(axis, filters, levels)
         before = (patch - p) // 2
         self.margin = before, (len(self.features) - 1) * p + patch - before - n  # points of patches beyond either end of the grid
-        self.content = nn.Linear((levels + 2) * patch, width)
+        self.content = nn.Linear((levels + 2 if levels else 1) * patch, width)
         self.mask = nn.Linear(patch, width, bias=False)  # one mask vector per point of the patch
 
     def channels(
@@ -261,11 +261,12 @@ class WaveletEmbedding(RawEmbedding):
         values: torch.Tensor,  # (B, n) normalised intensities
         visible: torch.Tensor,  # (B, n) bool
     ) -> torch.Tensor:
-        "What each token sees (B, T, levels + 2, patch): raw points, smooth part, coarsest detail, ..., finest detail"
-        most = max(map(abs, self.lags))
+        "What each token sees (B, T, levels + 2, patch): raw points, smooth part, coarsest detail, ..., finest detail; with no levels raw points alone"
+        shown, most = F.pad(torch.where(visible, values, 0), self.margin), max(map(abs, self.lags))
+        if not self.levels: return shown[:, None].unfold(-1, self.patch, self.points_per_token).transpose(1, 2)
         wide = [m + r + most for m, r in zip(self.margin, _reach(len(self.filters[0]), self.levels))]
         around = F.pad(bridged(values, visible)[:, None], wide, mode="replicate")[:, 0]
-        c, shown = _a_trous(around, self.filters, self.levels), F.pad(torch.where(visible, values, 0), self.margin)
+        c = _a_trous(around, self.filters, self.levels)
         aligned = [gain * c[:, k, most + lag :][:, : shown.shape[1]] for k, (lag, gain) in enumerate(zip(self.lags, self.gains))]
         return torch.stack([shown, *aligned], 1).unfold(-1, self.patch, self.points_per_token).transpose(1, 2)
 

@@ -176,7 +176,7 @@ def _standardisation(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # (
         raise ValueError(f"property {i} has no two different known values (standard deviation {scale[i]:.3g}): expected some spread. Give more samples, or leave it out")
     return mean, scale
 
-# %% ../../nbs/18_heads.ipynb #e39278ec
+# %% ../../nbs/18_heads.ipynb #299b8fa9
 class RegressionHead(nn.Module):
     "Properties in their own units from a latent, learned in standard deviations"
     def __init__(
@@ -203,13 +203,14 @@ class RegressionHead(nn.Module):
         "Predictions, in the units of the properties"
         return self.mean + self.scale * self.linear(z)
 
-    def loss(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:  # (B, n_in), (B, P) -> 0-dim
-        "Mean squared error of the known targets, in variances of each property. ValueError for a property of which none is known"
+    def loss(self, z: torch.Tensor, y: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:  # (B, n_in), (B, P), (B,) or None: equal weights -> 0-dim
+        "Weighted mean squared error of the known targets, in variances of each property. ValueError for a property of which none is known"
         self._check(y, len(z))
         known = ~y.isnan()
         if not known.any(0).all(): raise ValueError(f"property {int((~known.any(0)).nonzero()[0])} is NaN in all {len(y)} rows: leave it out, or draw larger batches")
         target = torch.where(known, (y - self.mean) / self.scale, 0)
-        return (torch.where(known, self.linear(z) - target, 0).square().sum(0) / known.sum(0)).mean()
+        counts = known if weight is None else known * weight[:, None]
+        return ((counts * torch.where(known, self.linear(z) - target, 0).square()).sum(0) / counts.sum(0)).mean()
 
     def _check(self, y: torch.Tensor, rows: int):
         "ValueError for targets of another shape, infinite ones, and missing ones where they are refused"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BACKBONE_TYPES', 'FORMAT', 'WEIGHTS', 'count_parameters', 'solve_width', 'Encoding', 'Spektron', 'build_model',
-           'count_flops', 'cost_by_part', 'write_aside', 'save_model', 'config_differences', 'load_model',
-           'save_pretrained', 'from_pretrained', 'push_to_hub']
+           'count_flops', 'cost_by_part', 'write_aside', 'save_model', 'read_header', 'config_differences',
+           'load_model', 'save_pretrained', 'from_pretrained', 'push_to_hub']
 
 # %% ../../nbs/19_model.ipynb #ccc3bf48
 import json
@@ -143,14 +143,15 @@ def forward(
     found = self.encode(values, visible, domain)
     return found if everything else found.prediction
 
-# %% ../../nbs/19_model.ipynb #92220881
+# %% ../../nbs/19_model.ipynb #0008453d
 def build_model(
     config: Config,  # its section `model` decides
     axis: np.ndarray,  # (n,) wavenumbers of the spectra, cm-1, increasing
+    tolerance: float = 0.02,  # largest relative difference from `model.n_parameters`
 ) -> Spektron:
     "An untrained model. Seed first (`seed_everything`) for the same weights again. ValueError for a size that cannot be reached"
     m = config.model
-    width = solve_width(m.backbone, m.n_parameters, m.depth)
+    width = solve_width(m.backbone, m.n_parameters, m.depth, tolerance)
     model = Spektron(BACKBONE_TYPES[m.backbone](width, m.depth, dropout=m.dropout), width, axis, m.points_per_token, config.parts)
     for part in model.modules():
         if isinstance(part, Mixer): part.path = config.scan
@@ -200,18 +201,19 @@ def write_aside(
         except OSError: pass  # the folder cannot be written at all: there is nothing aside
         raise OSError(error.errno, f"{path} was not written ({error.strerror}); what was there before is untouched. Check that {path.parent} exists, is writable and has space") from error
 
-# %% ../../nbs/19_model.ipynb #9aaba06f
+# %% ../../nbs/19_model.ipynb #07e4ceb7
 def save_model(
     model: Spektron,
     config: Config,  # what `model` was built from
     path: str | Path,  # of the file to write, usually *.safetensors
+    seen: list[str] | None = None,  # names of the samples it was trained on, where an evaluation must know them
 ) -> None:
     "Write a model and its configuration to one safetensors file. OSError when that fails, the previous file then being whole"
-    header = {**FORMAT, "config": json.dumps(to_dict(config)), "axis": json.dumps(model.axis.tolist())}
+    header = {**FORMAT, "config": json.dumps(to_dict(config)), "axis": json.dumps(model.axis.tolist())} | ({} if seen is None else {"seen": json.dumps(seen)})
     write_aside(Path(path), save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, header))
 
-# %% ../../nbs/19_model.ipynb #714de868
-def _read_header(path: Path) -> dict:
+# %% ../../nbs/19_model.ipynb #7981666d
+def read_header(path: Path) -> dict:
     "The header of a model file. ValueError for a file of another kind or version"
     if not path.is_file(): raise FileNotFoundError(f"{path} is not a file; expected a model written by save_model")
     try:
@@ -232,18 +234,18 @@ def config_differences(
     a, b = flat(identity_of(a)), flat(identity_of(b))
     return {k: (a[k], b[k]) for k in a if a[k] != b[k]}
 
-# %% ../../nbs/19_model.ipynb #066133a6
+# %% ../../nbs/19_model.ipynb #a8540288
 def load_model(
     path: str | Path,  # of a file written by `save_model`
     device: str | torch.device = "cpu",
     expected: Config | None = None,  # the configuration that the file must have, where that matters
 ) -> tuple[Spektron, Config]:
     "A saved model and its configuration. ValueError for a file of another kind, version or configuration, or with other tensors"
-    header = _read_header(path := Path(path))
+    header = read_header(path := Path(path))
     config = from_dict(json.loads(header["config"]))
     if expected is not None and (other := config_differences(config, expected)):
         raise ValueError(f"{path} is of another configuration: " + ", ".join(f"{k}={a!r} (expected {b!r})" for k, (a, b) in other.items()))
-    model, stored = build_model(config, np.array(json.loads(header["axis"]))), load_file(path)
+    model, stored = build_model(config, np.array(json.loads(header["axis"])), np.inf), load_file(path)
     own = {k: v.shape for k, v in model.state_dict().items()}
     wrong = sorted(k for k in own.keys() | stored.keys() if k not in own or k not in stored or own[k] != stored[k].shape)
     if wrong: raise ValueError(f"{path}: tensors missing, unknown or of another shape: {', '.join(wrong)}. The file is not of this Spektron's {config.model.backbone}; train again")
