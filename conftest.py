@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SMOKE = {"budget": "smoke", "steps": 4}
+SMOKE = {"budget": "smoke", "steps": 4, "splits": 2, "seeds": "0", "directions": "simulated:A:B"}
 
 
 def is_experiment(path: Path) -> bool:

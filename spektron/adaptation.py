@@ -236,18 +236,18 @@ def _rows_in(pairs, n: int, m: int) -> np.ndarray:
     if pairs.shape != (n,) or not np.issubdtype(pairs.dtype, np.integer) or n and not 0 <= pairs.min() <= pairs.max() < m: raise ValueError(f"pairs={pairs!r}: expected {n} row numbers of X, from 0 to {m - 1}")
     return pairs
 
-# %% ../nbs/20b_adaptation.ipynb #cd8fbaa6
+# %% ../nbs/20b_adaptation.ipynb #3f369d1e
 @patch
-def _standardised(self: SpektronRegressor, name: str, X) -> np.ndarray:  # (N, p) raw -> (N, p), channels as given
-    "Spectra of the target as the network sees them. ValueError for another number of channels"
+def _checked(self: SpektronRegressor, name: str, X) -> np.ndarray:
+    "Spectra of the target (N, p). ValueError for another number of channels"
     X = check_array(X, dtype=np.float64, input_name=name)
     if X.shape[1] != self.n_features_in_: raise ValueError(f"{name} has {X.shape[1]} channels, the source {self.n_features_in_}: expected one grid; resample the spectra")
-    return self.inputs_(X)[:, 0].numpy()
+    return X
 
 @patch
 def _gathered(self: SpektronRegressor, X_target, y_target, X_unlabelled, pairs, X_source) -> tuple:  # (n, p) | None, (n, P) | None, (d, p) | None
     "Standardised standards, their properties, and differences between the instruments; None where there is nothing"
-    spectra = self._standardised
+    def spectra(name, X): return self.inputs_(self._checked(name, X))[:, 0].numpy()
     if X_target is None: return None, None, None if X_unlabelled is None else differences_of(self.Z_, spectra("X_unlabelled", X_unlabelled))
     T = spectra("X_target", X_target)
     y_target = None if y_target is None else _table("y_target", y_target, len(T))
@@ -352,7 +352,7 @@ def transfer(self: SpektronRegressor,
     check_is_fitted(self, "network_")
     return self._transferred(X_target, y, None, None, X_source) if y is not None or X_source is not None else self._transferred(None, None, X_target, None, None)
 
-# %% ../nbs/20b_adaptation.ipynb #c52b2400
+# %% ../nbs/20b_adaptation.ipynb #42880386
 @patch
 def _transferred(self: SpektronRegressor, X_target, y_target, X_unlabelled, pairs, X_source) -> "SpektronRegressor":
     "Itself, trained on what there is"
@@ -363,10 +363,21 @@ def _transferred(self: SpektronRegressor, X_target, y_target, X_unlabelled, pair
     self.__dict__.pop("errors_", None)
     self._fit_network(T, y_target, D)
     cloud = X_unlabelled if X_unlabelled is not None else X_target
-    if self.test_time_steps and cloud is not None:
-        batch = _as_batch(self._inputs(cloud))
-        with one_thread(): self.norms_ = {f"model.{k}": v for k, v in adapt_norms(self.network_.model, batch, self.test_time_steps, mask=_mask(self.n_features_in_), seed=self.seed_).items()}
+    if self.test_time_steps and cloud is not None: self.follow(cloud, self.test_time_steps)
     self.beside_ = [] if self.beside is None else [self._fitted_beside(k, X_target, y_target, X_unlabelled, pairs) for k in range(self.Y_.shape[1])]
+    return self
+
+# %% ../nbs/20b_adaptation.ipynb #76a23e7b
+@patch
+def follow(self: SpektronRegressor,
+    X,  # (k, p) spectra of the target without labels, not those to be predicted
+    steps: int,  # K; 0: the norms as they were trained
+) -> "SpektronRegressor":
+    "Itself, its norms trained at test time on these spectra, from where `fit` left them"
+    check_is_fitted(self, "network_")
+    batch = _as_batch(self._inputs(self._checked("X", X)))
+    with one_thread(): found = adapt_norms(self.network_.model, batch, steps, mask=_mask(self.n_features_in_), seed=self.seed_)
+    self.norms_ = {f"model.{k}": v for k, v in found.items()}
     return self
 
 # %% ../nbs/20b_adaptation.ipynb #3390158c

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXCESS', 'INPUTS', 'FLOOR', 'masked_mse', 'denoising_mse', 'Predictor', 'byol_loss', 'frozen_copy', 'ema_decay',
-           'ema_update', 'spread', 'squared_distance', 'transport_plan', 'own_scaling', 'entropic_cost',
+           'ema_update', 'spread', 'squared_distance', 'entropic_plan', 'own_scaling', 'entropic_cost',
            'sinkhorn_divergence', 'instrument_loss', 'negative_part', 'excess_curvature', 'least_wing', 'missing_wing',
            'draw_fractions', 'mixture_error', 'additivity', 'physics_terms', 'PhysicsWeights', 'physics_loss', 'Rate',
            'violations', 'LossWeights', 'mean_kl', 'as_given', 'Losses', 'SpektronLoss', 'gradient_norms']
@@ -132,9 +132,9 @@ def squared_distance(
     "The mean over the coordinates of the squared difference of each pair"
     return (x[:, None] - y[None]).square().mean(2)
 
-# %% ../nbs/07_losses.ipynb #18bdaefa
+# %% ../nbs/07_losses.ipynb #e61294e4
 @torch.no_grad()
-def transport_plan(
+def entropic_plan(
     cost: torch.Tensor,  # (points of x, points of y), float64
     epsilon: float | torch.Tensor,  # entropy, in the unit of `cost`
     start: tuple[torch.Tensor, torch.Tensor] | None = None,  # log-scalings of rows and columns to start from
@@ -157,7 +157,7 @@ def own_scaling(
     for _ in range(steps): u = (u - math.log(len(u)) - torch.logsumexp(u - cost / epsilon, 1)) / 2
     return u
 
-# %% ../nbs/07_losses.ipynb #99bb88b3
+# %% ../nbs/07_losses.ipynb #367e9502
 def entropic_cost(
     x: torch.Tensor,  # (points, d)
     y: torch.Tensor,  # (points, d)
@@ -165,7 +165,7 @@ def entropic_cost(
 ) -> torch.Tensor:  # scalar
     "The cost of the entropic optimal transport from one cloud to the other (Feydy et al. 2019, eq. 1); it is not zero for equal clouds"
     cost = squared_distance(x, y)
-    plan = transport_plan(cost, epsilon, (own_scaling(cost, epsilon),) * 2 if x is y else None)
+    plan = entropic_plan(cost, epsilon, (own_scaling(cost, epsilon),) * 2 if x is y else None)
     return (plan * cost).sum() + epsilon * torch.special.xlogy(plan, plan * plan.numel()).sum()
 
 # %% ../nbs/07_losses.ipynb #1bf6b2a7

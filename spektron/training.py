@@ -9,9 +9,9 @@ __all__ = ['COLUMNS', 'T', 'TRACKERS', 'masked_batch', 'mask_at', 'Views', 'with
            'set_random_states', 'culprits', 'NotFinite', 'train_step', 'reuse_freed_memory', 'prepared', 'start',
            'validation_loss', 'save_state', 'read_checkpoint', 'refuse_other', 'load_state', 'TrainingRun',
            'peak_memory', 'training_record', 'checkpoint_path', 'made_ahead', 'pulls', 'tracking', 'look', 'run_to',
-           'pretrain']
+           'pretrain', 'held_out', 'in_whole_units', 'judged']
 
-# %% ../nbs/20_training.ipynb #f90c6d3a
+# %% ../nbs/20_training.ipynb #f5795ec7
 import ctypes
 import json
 import math
@@ -41,7 +41,9 @@ from tqdm import tqdm
 from .config import AugmentConfig, Config, MaskConfig, ObjectiveConfig, TrainingConfig, identity_of, seed_everything, stream
 from .data.augment import augment, make_mask, other_instrument
 from .data.corpus import Batch, Corpus, Split, batch_indices, load_batch
+from .data.spectra import snv
 from .losses import INPUTS, Losses, LossWeights, Predictor, SpektronLoss, additivity, draw_fractions, ema_update, frozen_copy, gradient_norms, masked_mse
+from .metrics import MeanSpectrum, PerModality, squared_errors
 from .models.heads import annealed_beta, pooled
 from .models.spektron import Encoding, Spektron, build_model, write_aside
 
@@ -494,3 +496,32 @@ def pretrain(
     history = pd.DataFrame(state.history, columns=state.columns).astype({"step": int})
     averaged = None if state.slow is None else state.slow["model"].eval()
     return TrainingRun(accelerator.unwrap_model(state.model).eval(), history, training_record(accelerator, state, config.training.batch_size), averaged)
+
+# %% ../nbs/20_training.ipynb #cceb3fa2
+def held_out(config: Config, corpus: Corpus, indices: np.ndarray) -> tuple[Batch, torch.Tensor]:
+    "Spectra among `indices` to be judged by, at most `training.validation_spectra` of them, and what is hidden of them"
+    chosen = np.sort(stream(config.seed, "test").permutation(indices)[: config.training.validation_spectra])
+    batch = load_batch(corpus, chosen)
+    n_masks = 16 if batch.valid.all() else len(chosen)
+    masks = make_mask(batch.valid[:n_masks], config.mask, stream(config.seed, "test mask"), batch.values[:n_masks])
+    return batch, masks[torch.arange(len(chosen)) % len(masks)] & batch.valid
+
+@torch.no_grad()
+def in_whole_units(model: nn.Module, batch: Batch, hidden: torch.Tensor, size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    "Prediction and truth (B, n) as multiples of the standard deviation of each whole spectrum, about the mean of its visible points"
+    unit = model.normalise(batch.values, batch.valid & ~hidden)[2] / model.normalise(batch.values, batch.valid)[2]
+    found = [reconstruct(model.eval(), rows(batch, which), hidden[which]) for which in torch.arange(len(hidden)).split(size)]
+    prediction, truth = (torch.cat(part) * unit for part in zip(*found))
+    return prediction.numpy(), torch.where(batch.valid, truth, 0).numpy()
+
+# %% ../nbs/20_training.ipynb #1e2659c2
+def judged(model: nn.Module, corpus: Corpus, split: Split, batch: Batch, hidden: torch.Tensor) -> dict:
+    "Squared errors of a model and of the mean of the training spectra (B,), in variances of each whole spectrum; their ratio `nre`; and the molecules"
+    prediction, truth = in_whole_units(model, batch, hidden)
+    visible = batch.valid & ~hidden
+    trained = corpus.valid(split.train)
+    known = PerModality(MeanSpectrum).fit(np.where(trained, snv(corpus.spectra(split.train), trained)[0], np.nan), corpus.modality[split.train])
+    z, _, scale = snv(batch.values, visible)
+    guess = known.reconstruct(torch.where(batch.valid, z, 0).numpy(), visible.numpy(), batch.modality.numpy()) * (scale / snv(batch.values, batch.valid)[2]).numpy()
+    errors, of_mean = (squared_errors(y, truth, hidden.numpy()) for y in (prediction, guess))
+    return dict(nre=float(errors.sum() / of_mean.sum()), molecule=list(corpus.molecule[batch.index.numpy()]), errors=errors.round(3), of_mean=of_mean.round(3))
