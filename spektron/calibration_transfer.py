@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PREPROCESSING', 'METHODS', 'Path', 'pls_path', 'PLS', 'preprocess', 'AffineMap', 'thin_svd', 'Task', 'pairing_z',
-           'Transfer', 'NoTransfer', 'SpectraMapped', 'Centring', 'DS', 'PDS', 'SST', 'CTCCA', 'EPO', 'GLSW', 'CORAL',
-           'transport_plan', 'OTMap', 'MSCReference', 'SBC', 'Bias', 'Recalibrate', 'Pool', 'RidgePrior', 'PFCE',
-           'DiPLS', 'JointYPLS', 'CTAI', 'method_table', 'Inspection', 'inner_folds', 'Bench', 'Choice', 'trial',
-           'choose', 'stack', 'Stacked', 'TransferSplitter', 'on_common_grid', 'TransferData', 'transfer_data',
-           'shares', 'half_width', 'AutoTransfer']
+           'Transfer', 'NoTransfer', 'SpectraMapped', 'Centring', 'DS', 'PDS', 'SST', 'CTCCA', 'EPO', 'GLSW',
+           'RepeatabilityFile', 'CORAL', 'transport_plan', 'OTMap', 'MSCReference', 'SBC', 'Bias', 'Recalibrate',
+           'Pool', 'RidgePrior', 'PFCE', 'DiPLS', 'JointYPLS', 'CTAI', 'method_table', 'Inspection', 'inner_folds',
+           'Bench', 'Choice', 'trial', 'choose', 'stack', 'Stacked', 'TransferSplitter', 'on_common_grid',
+           'TransferData', 'transfer_data', 'shares', 'half_width', 'AutoTransfer']
 
 # %% ../nbs/09_calibration_transfer.ipynb #b9af0037
 import hashlib
@@ -558,6 +558,41 @@ class GLSW(_Filter):
     ): self.alpha, self.base, self.preprocessing = alpha, base, preprocessing
     def _gain(self, d): return 1 / np.sqrt((d / d[:1]) ** 2 / _at_least("alpha", self.alpha, 1e-12) + 1)
 
+# %% ../nbs/09_calibration_transfer.ipynb #5be383a5
+class RepeatabilityFile(Transfer):
+    "Source spectra moved by the mean difference, beside deviations from it to which no property belongs (Westerhaus 1991). Budget: pairs"
+    grid = dict(weight=[0.3, 1.0, 3.0, 10.0])
+
+    def __init__(self,
+        weight: float = 1.0,  # of the deviations: 1 is as if every spectrum had been moved once
+        labelled: bool = False,  # whether the standards' spectra and properties are in the calibration as well
+        base=None, preprocessing: str = "raw",
+    ): self.weight, self.labelled, self.base, self.preprocessing = weight, labelled, base, preprocessing
+
+    @property
+    def budget(self): return frozenset({"pairs", "labels"} if self.labelled else {"pairs"})
+
+    def reliance(self, n, m): return n / (n + m) if self.labelled else 0.0
+
+    def rows(self, task: Task) -> tuple[np.ndarray, np.ndarray]:  # spectra and property
+        D = task.X_target - task.paired
+        X, y = task.X + D.mean(0), task.y
+        if self.labelled: X, y = np.vstack([X, task.X_target]), np.r_[y, task.y_target]
+        R = np.sqrt(_at_least("weight", self.weight, 0) * len(X) / (2 * max(len(D) - 1, 1))) * (D - D.mean(0))
+        return np.vstack([X, X.mean(0) + R, X.mean(0) - R]), np.r_[y, np.full(2 * len(R), y.mean())]
+
+# %% ../nbs/09_calibration_transfer.ipynb #4c1cb913
+@patch
+def _path(self: RepeatabilityFile, task, most): return pls_path(*self.rows(task), most)
+
+@patch
+def _learn_with(self: RepeatabilityFile, model, task):
+    self.model_ = model.fit(*self.rows(task)) if self.transferred_ else model.fit(task.X, task.y)
+    return self
+
+@patch
+def _predict_with(self: RepeatabilityFile, Z): return np.ravel(self.model_.predict(Z))
+
 # %% ../nbs/09_calibration_transfer.ipynb #ebfad6a5
 def _spread(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (k,), (k, p)
     "Eigenvalues and eigenvectors of the covariance"
@@ -818,18 +853,20 @@ class CTAI(Transfer):
         coef = (weight * np.cos(turn)).T @ path.rotations - (weight * np.sin(turn)).sum(0)[:, None] / unit * path.coef
         return Path(coef, task.y.mean() - coef @ mt)
 
-# %% ../nbs/09_calibration_transfer.ipynb #46446f0b
+# %% ../nbs/09_calibration_transfer.ipynb #ee174d1d
 METHODS: dict[str, Callable] = {
     "none": NoTransfer, "MSC": MSCReference, "centring": Centring, "CORAL": CORAL, "OT": OTMap, "di-PLS": DiPLS, "CTAI": CTAI,
     "bias": Bias, "SBC": SBC, "recalibrate": Recalibrate, "pool": Pool, "ridge prior": RidgePrior, "PFCE": PFCE, "JYPLS": JointYPLS,
     "centring, paired": lambda **settings: Centring(paired=True, **settings), "DS": DS, "PDS": PDS, "SST": SST, "CTCCA": CTCCA, "EPO": EPO, "GLSW": GLSW,
+    "repeatability": RepeatabilityFile, "pool, repeatability": lambda **settings: RepeatabilityFile(labelled=True, **settings),
 }
 
-# %% ../nbs/09_calibration_transfer.ipynb #5185b5a5
+# %% ../nbs/09_calibration_transfer.ipynb #1adedccb
 def _example(est: Transfer) -> str:
     "Two lines that fit `est` with what its budget holds, and predict"
-    given = "".join(f", {code}" for what, code in dict(pairs="X_target=T, pairs=rows", labels="X_target=T, y_target=y[rows]", unlabelled="X_unlabelled=T").items() if what in est.budget)
-    own = "paired=True" if est.settings().get("paired") else ""
+    of = dict(pairs=["X_target=T", "pairs=rows"], labels=["X_target=T", "y_target=y[rows]"], unlabelled=["X_unlabelled=T"])
+    given = "".join(f", {code}" for code in dict.fromkeys(code for what in sorted(est.budget, reverse=True) for code in of[what]))
+    own = next((f"{k}=True" for k in ("paired", "labelled") if est.settings().get(k)), "")
     return f"est = {type(est).__name__}({own}).fit(X, y{given})\nest.predict(new)"
 
 def method_table():  # a pandas DataFrame
