@@ -102,13 +102,13 @@ def test_any_model(name):
 def test_every_knob_counts():
     "Every setting of every method changes its predictions"
     X, y, T, rows = two_instruments(3)
-    changed = dict(rank=2, difference=True, window=3, local="pcr", alpha=1e-4, shrinkage=1.0, invariance=50.0, weight=9.0, centred=True, penalty=3.0, cosine=0.9999, paired=True, labelled=True)
+    changed = dict(rank=2, difference=True, window=3, local="pcr", alpha=1e-4, shrinkage=1.0, invariance=50.0, weight=9.0, centred=True, penalty=3.0, cosine=0.9999, paired=True, labelled=True, unpaired=True)
     for name, make in METHODS.items():
         for knob in make().settings():
             est = make(base=PLS(3))
             now = getattr(est, knob)
-            moved = clone(est).set_params(**{knob: not now if knob in ("paired", "labelled") else (now + 1 if name == "PDS" else now - 1) if knob == "n_components" else changed[knob]})
-            a, b = (e.fit(X, y, T[rows], y[rows], pairs=rows).predict(T) for e in (est, moved))
+            moved = clone(est).set_params(**{knob: not now if knob in ("paired", "labelled", "unpaired") else (now + 1 if name == "PDS" else now - 1) if knob == "n_components" else changed[knob]})
+            a, b = (e.fit(X, y, T[rows], y[rows], X_unlabelled=T, pairs=rows).predict(T) for e in (est, moved))
             assert np.abs(a - b).max() > 1e-9, f"{name}.{knob}"
 
 
