@@ -139,7 +139,7 @@ class PartsConfig(Checked):
         super().__post_init__()
         if 0 < self.experts < self.chosen: raise ValueError(f"parts.chosen={self.chosen} is more than parts.experts={self.experts}")
 
-# %% ../nbs/00_config.ipynb #79f64620
+# %% ../nbs/00_config.ipynb #b1c26c1f
 @dataclass(frozen=True)
 class ObjectiveConfig(Checked):
     "Weights of the terms of the loss (0: not computed), and how they are used"
@@ -151,7 +151,7 @@ class ObjectiveConfig(Checked):
     vib: float = knob(0.0, low=0)  # few bits in the bottleneck
     balance: float = knob(0.0, low=0)  # experts share the work
     balancing: str = knob("fixed", choices=("fixed", "uncertainty"))  # weights as given, or learned beside them
-    ema: float = knob(0.0, low=0, high=1)  # decay of a slow average of the weights, which the contrastive term looks up to; 0: none
+    ema: float = knob(0.0, low=0, high=1)  # share that a slow average of the weights keeps of itself at the first step, rising to 1; the contrastive term looks up to it; 0: none
     slit: float = knob(6.0, low=0, high=100)  # largest slit width of the second instrument, grid points
     first_ratio: float = knob(0.0, low=0, high=0.9)  # share hidden at the first step, rising to mask.ratio; 0: mask.ratio throughout
 

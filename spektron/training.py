@@ -11,7 +11,7 @@ __all__ = ['COLUMNS', 'T', 'TRACKERS', 'masked_batch', 'mask_at', 'Views', 'with
            'peak_memory', 'training_record', 'checkpoint_path', 'made_ahead', 'pulls', 'tracking', 'look', 'run_to',
            'pretrain', 'held_out', 'in_whole_units', 'judged']
 
-# %% ../nbs/20_training.ipynb #f5795ec7
+# %% ../nbs/20_training.ipynb #d4727a59
 import ctypes
 import json
 import math
@@ -42,7 +42,7 @@ from .config import AugmentConfig, Config, MaskConfig, ObjectiveConfig, Training
 from .data.augment import augment, make_mask, other_instrument
 from .data.corpus import Batch, Corpus, Split, batch_indices, load_batch
 from .data.spectra import snv
-from .losses import INPUTS, Losses, LossWeights, Predictor, SpektronLoss, additivity, draw_fractions, ema_update, frozen_copy, gradient_norms, masked_mse
+from .losses import INPUTS, Losses, LossWeights, Predictor, SpektronLoss, additivity, draw_fractions, ema_decay, ema_update, frozen_copy, gradient_norms, masked_mse
 from .metrics import MeanSpectrum, PerModality, squared_errors
 from .models.heads import annealed_beta, pooled
 from .models.spektron import Encoding, Spektron, build_model, write_aside
@@ -67,7 +67,7 @@ def mask_at(config: Config, step: int) -> MaskConfig:
     first, last = config.objective.first_ratio, config.mask.ratio
     return replace(config.mask, ratio=first + (last - first) * min(step / max(config.training.steps - 1, 1), 1.0)) if first else config.mask
 
-# %% ../nbs/20_training.ipynb #726c86c9
+# %% ../nbs/20_training.ipynb #36866348
 @dataclass
 class Views(Batch):
     "A batch with two more versions of its spectra"
@@ -76,7 +76,7 @@ class Views(Batch):
 
 def with_views(config: Config, corpus: Corpus, batch: Batch, step: int) -> Views:
     "The training batch of a step with its other versions, functions of the seed and the step as well"
-    stored, noiseless = load_batch(corpus, batch.index.numpy()).values, replace(config.augment, noise=0.0)
+    stored, noiseless = load_batch(corpus, batch.index.cpu().numpy()).values, replace(config.augment, noise=0.0)
     clean = augment(stored, batch.valid, noiseless, stream(config.seed, "augment", step))
     return Views(**vars(batch), clean=clean, other=other_instrument(stored, batch.valid, config.objective.slit, config.augment, stream(config.seed, "other", step)))
 
@@ -445,7 +445,7 @@ def look(accelerator: Accelerator, state: State, config: Config, fixed: tuple, n
         state.history[-1] = list(row.values())
     accelerator.log({k: v for k, v in row.items() if k != "step" and math.isfinite(v)}, step=state.step)
 
-# %% ../nbs/20_training.ipynb #22deb6b2
+# %% ../nbs/20_training.ipynb #2fc3d989
 def run_to(until: int, accelerator: Accelerator, state: State, config: Config, corpus: Corpus, split: Split, save: Callable[[], None], progress: bool) -> None:
     "Take the steps up to `until`: changes `state`, and calls `save` when it is due"
     training, fixed, began = config.training, validation_batch(config, corpus, split.val), time.perf_counter() - state.seconds["wall"]
@@ -454,7 +454,7 @@ def run_to(until: int, accelerator: Accelerator, state: State, config: Config, c
     with tqdm(total=training.steps, initial=state.step, disable=not (progress and accelerator.is_main_process), unit="step") as bar:
         while state.step < until:
             tick, now = time.perf_counter(), next(batches)
-            try: train_step(accelerator, state, *now, training, config.objective.ema)
+            try: train_step(accelerator, state, *now, training, ema_decay(state.step, training.steps, config.objective.ema))
             except NotFinite as e:
                 save()
                 raise FloatingPointError(f"{e}; spectra {', '.join(f'{i} ({corpus.molecule[i]})' for i in e.indices)}. The state before this step is saved") from e
