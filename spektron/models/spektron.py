@@ -111,26 +111,7 @@ class Spektron(nn.Module):
         none = torch.zeros_like(values[:, :1])
         return values, none, none + 1
 
-# %% ../../nbs/19_model.ipynb #e5881275
-@patch
-def encode(
-    self: Spektron,
-    values: torch.Tensor,  # (B, n) raw intensities; what is not visible is never used
-    visible: torch.Tensor,  # (B, n) bool, False where hidden or not measured
-    domain: torch.Tensor,  # (B,) int64, index into MODALITIES
-) -> Encoding:
-    "The prediction and everything on the way to it"
-    z, mean, scale = self.normalise(values, visible)
-    tokens, found, balance = self.backbone(self.embedding(z, visible, torch.cat([mean / scale, scale.log()], -1), domain)), (None, None, None), None
-    if self.experts is not None:
-        more, balance = self.experts(tokens)
-        tokens = tokens + more
-    if self.blocks is not None: tokens = self.blocks(tokens)
-    if self.bottleneck is not None:
-        found = self.bottleneck(tokens)
-        tokens = tokens + self.spread(torch.cat(found[:2], -1))[:, None]
-    return Encoding(self.head(tokens), tokens, *found, balance)
-
+# %% ../../nbs/19_model.ipynb #78e3edfc
 @patch
 def forward(
     self: Spektron,
@@ -140,8 +121,17 @@ def forward(
     everything: bool = False,  # an Encoding in place of its prediction
 ) -> torch.Tensor | Encoding:
     "Predictions (B, n) at all points, in SNV units of the visible ones"
-    found = self.encode(values, visible, domain)
-    return found if everything else found.prediction
+    z, mean, scale = self.normalise(values, visible)
+    tokens, found, balance = self.backbone(self.embedding(z, visible, torch.cat([mean / scale, scale.log()], -1), domain)), (None, None, None), None
+    if self.experts is not None:
+        more, balance = self.experts(tokens)
+        tokens = tokens + more
+    if self.blocks is not None: tokens = self.blocks(tokens)
+    if self.bottleneck is not None:
+        found = self.bottleneck(tokens)
+        tokens = tokens + self.spread(torch.cat(found[:2], -1))[:, None]
+    prediction = self.head(tokens)
+    return Encoding(prediction, tokens, *found, balance) if everything else prediction
 
 # %% ../../nbs/19_model.ipynb #0008453d
 def build_model(
