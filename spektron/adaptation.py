@@ -7,7 +7,7 @@ __all__ = ['TUNING', 'TOLERANCE', 'SOURCE_SHARE', 'SPEKTRON', 'with_lora', 'norm
            'Calibrator', 'on_axis', 'SpektronRegressor', 'calibration_config', 'sample_names', 'unlabelled_corpus',
            'samples_seen', 'refuse_overlap', 'pretrain_unlabelled']
 
-# %% ../nbs/20b_adaptation.ipynb #ceca3fd0
+# %% ../nbs/20b_adaptation.ipynb #7599ea04
 import copy
 import json
 import math
@@ -23,7 +23,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, validate_data
 from torch import nn
 
-from .calibration_transfer import differences_of, half_width, inner_folds
+from .calibration_transfer import _pairs, _spectra, differences_of, half_width, inner_folds
 from .config import MODALITIES, Config, MaskConfig, budget, override, with_parts
 from .data.augment import make_mask
 from .data.corpus import Batch, Columns, Corpus, Origin, split, write_corpus
@@ -110,17 +110,16 @@ class Calibrator(nn.Module):
 
     def forward(self, x): return self.head(self.features(x))
 
-# %% ../nbs/20b_adaptation.ipynb #2a76d847
+# %% ../nbs/20b_adaptation.ipynb #899ad172
 def on_axis(
     model: Spektron,
     config: Config,  # of `model`
     axis: np.ndarray,  # (n,) cm-1, ascending
-    tolerance: float = 0.3,  # of the size of the backbone, as it was built with
 ) -> Spektron:
     "A copy of `model` for another grid. ValueError for a grid that lies outside the range of the model's own"
     if axis[-1] <= model.axis[0] or axis[0] >= model.axis[-1]:
         raise ValueError(f"the spectra reach from {axis[0]:.0f} to {axis[-1]:.0f} cm-1, the model knows {model.axis[0]:.0f} to {model.axis[-1]:.0f} cm-1: expected ranges that overlap; use a model for this range, or checkpoint=None")
-    new = build_model(config, axis, tolerance)
+    new = build_model(config, axis, np.inf)
     new.load_state_dict(model.state_dict())
     return new.train(model.training)
 
@@ -183,7 +182,7 @@ def _built(self: SpektronRegressor, axis: np.ndarray) -> tuple[Spektron, Config]
     config = calibration_config(self.backbone, self.n_parameters, self.parts)
     return build_model(config, axis, TOLERANCE), config
 
-# %% ../nbs/20b_adaptation.ipynb #ba2ad811
+# %% ../nbs/20b_adaptation.ipynb #294801c4
 def _table(name: str, y, rows: int) -> np.ndarray:  # (rows, P)
     "`y` as a table of properties. ValueError for another number of rows, infinite values, and a property without any"
     y = np.asarray(y, dtype=np.float64)
@@ -193,29 +192,16 @@ def _table(name: str, y, rows: int) -> np.ndarray:  # (rows, P)
     if np.isnan(y).all(0).any(): raise ValueError(f"{name}: property {int(np.isnan(y).all(0).argmax())} is NaN throughout; leave it out")
     return y
 
-def _rows_in(pairs, n: int, m: int) -> np.ndarray:
-    "`pairs` as row numbers. ValueError for another number of them and rows that do not exist"
-    pairs = np.asarray(pairs)
-    if pairs.shape != (n,) or not np.issubdtype(pairs.dtype, np.integer) or n and not 0 <= pairs.min() <= pairs.max() < m: raise ValueError(f"pairs={pairs!r}: expected {n} row numbers of X, from 0 to {m - 1}")
-    return pairs
-
-# %% ../nbs/20b_adaptation.ipynb #3f369d1e
-@patch
-def _checked(self: SpektronRegressor, name: str, X) -> np.ndarray:
-    "Spectra of the target (N, p). ValueError for another number of channels"
-    X = check_array(X, dtype=np.float64, input_name=name)
-    if X.shape[1] != self.n_features_in_: raise ValueError(f"{name} has {X.shape[1]} channels, the source {self.n_features_in_}: expected one grid; resample the spectra")
-    return X
-
+# %% ../nbs/20b_adaptation.ipynb #6876989d
 @patch
 def _gathered(self: SpektronRegressor, X_target, y_target, X_unlabelled, pairs, X_source) -> tuple:  # (n, p) | None, (n, P) | None, (d, p) | None
     "Standardised standards, their properties, and differences between the instruments; None where there is nothing"
-    def spectra(name, X): return self.inputs_(self._checked(name, X))[:, 0].numpy()
+    def spectra(name, X): return self.inputs_(_spectra(name, X, self.n_features_in_))[:, 0].numpy()
     if X_target is None: return None, None, None if X_unlabelled is None else differences_of(self.Z_, spectra("X_unlabelled", X_unlabelled))
     T = spectra("X_target", X_target)
     y_target = None if y_target is None else _table("y_target", y_target, len(T))
     if y_target is not None and y_target.shape[1] != self.Y_.shape[1]: raise ValueError(f"y_target has {y_target.shape[1]} properties, the source {self.Y_.shape[1]}: expected the same")
-    if pairs is not None: partner = self.Z_[_rows_in(pairs, len(T), len(self.Z_))]
+    if pairs is not None: partner = self.Z_[_pairs(pairs, len(T), len(self.Z_))]
     elif X_source is not None: partner = spectra("X_source", X_source)
     else: return T, y_target, differences_of(self.Z_, T if X_unlabelled is None else spectra("X_unlabelled", X_unlabelled))
     if len(partner) != len(T): raise ValueError(f"X_source has {len(partner)} spectra and X_target {len(T)}: expected the same samples in the same order")
@@ -283,7 +269,7 @@ def _fit_network(self: SpektronRegressor, T, y_target, D) -> "SpektronRegressor"
     self.network_, self.order_, self.norms_ = net.double().eval().requires_grad_(False), order, {}  # predictions in double precision do not depend on what else is in the batch
     return self
 
-# %% ../nbs/20b_adaptation.ipynb #0af630d8
+# %% ../nbs/20b_adaptation.ipynb #f925e5ee
 @patch
 def fit(self: SpektronRegressor,
     X,  # (m, p) source calibration spectra
@@ -298,11 +284,16 @@ def fit(self: SpektronRegressor,
     X, y = validate_data(self, X, dtype=np.float64, ensure_min_samples=2, ensure_min_features=2), check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
     check_consistent_length(X, y)
     self.one_ = np.ndim(y) == 1
-    self.X_, self.Y_ = X, _table("y", y, len(X))
+    return self._prepared(X, _table("y", y, len(X)))._transferred(X_target, y_target, X_unlabelled, pairs, None)
+
+@patch
+def _prepared(self: SpektronRegressor, X: np.ndarray, Y: np.ndarray) -> "SpektronRegressor":  # (m, p), (m, P)
+    "Itself, with the source standardised"
+    self.X_, self.Y_, self.n_features_in_ = X, Y, X.shape[1]
     self.wavenumbers_, self.inputs_ = self._wavenumbers(X.shape[1]), Inputs.of(X, (self.preprocessing,))
     self.Z_ = self.inputs_(X)[:, 0].numpy()
     self.seed_ = int(check_random_state(self.random_state).randint(2**31))
-    return self._transferred(X_target, y_target, X_unlabelled, pairs, None)
+    return self
 
 # %% ../nbs/20b_adaptation.ipynb #25a4e713
 @patch
@@ -315,14 +306,14 @@ def transfer(self: SpektronRegressor,
     check_is_fitted(self, "network_")
     return self._transferred(X_target, y, None, None, X_source) if y is not None or X_source is not None else self._transferred(None, None, X_target, None, None)
 
-# %% ../nbs/20b_adaptation.ipynb #42880386
+# %% ../nbs/20b_adaptation.ipynb #2b3b5e5b
 @patch
 def _transferred(self: SpektronRegressor, X_target, y_target, X_unlabelled, pairs, X_source) -> "SpektronRegressor":
     "Itself, trained on what there is"
     if self.test_time_steps and not (self.reconstruction or self.checkpoint): raise ValueError("test_time_steps needs a model that has learned to reconstruct: set reconstruction, e.g. 0.3, or give a checkpoint")
     y_given = y_target
     T, y_target, D = self._gathered(X_target, y_target, X_unlabelled, pairs, X_source)
-    self.given_ = X_target, y_given, X_unlabelled, pairs
+    self.given_ = tuple(None if v is None else np.asarray(v) for v in (X_target, y_given, X_unlabelled, pairs, X_source))
     self.__dict__.pop("errors_", None)
     self._fit_network(T, y_target, D)
     cloud = X_unlabelled if X_unlabelled is not None else X_target
@@ -330,7 +321,7 @@ def _transferred(self: SpektronRegressor, X_target, y_target, X_unlabelled, pair
     self.beside_ = [] if self.beside is None else [self._fitted_beside(k, X_target, y_target, X_unlabelled, pairs) for k in range(self.Y_.shape[1])]
     return self
 
-# %% ../nbs/20b_adaptation.ipynb #76a23e7b
+# %% ../nbs/20b_adaptation.ipynb #548a61bd
 @patch
 def follow(self: SpektronRegressor,
     X,  # (k, p) spectra of the target without labels, not those to be predicted
@@ -338,7 +329,7 @@ def follow(self: SpektronRegressor,
 ) -> "SpektronRegressor":
     "Itself, its norms trained at test time on these spectra, from where `fit` left them"
     check_is_fitted(self, "network_")
-    batch = _as_batch(self._inputs(self._checked("X", X)))
+    batch = _as_batch(self._inputs(_spectra("X", X, self.n_features_in_)))
     with one_thread(): found = adapt_norms(self.network_.model, batch, steps, mask=_mask(self.n_features_in_), seed=self.seed_)
     self.norms_ = {f"model.{k}": v for k, v in found.items()}
     return self
@@ -367,18 +358,19 @@ def predict(self: SpektronRegressor, X) -> np.ndarray:  # (N, p) -> (N,), or (N,
     if self.beside_: y = (y + np.stack([e.predict(X) for e in self.beside_], 1)) / 2
     return y[:, 0] if self.one_ else y
 
-# %% ../nbs/20b_adaptation.ipynb #a289f208
+# %% ../nbs/20b_adaptation.ipynb #4db2b399
 @patch
 def held_out_errors(self: SpektronRegressor) -> np.ndarray:  # (n, P)
     "Errors for standards that were held out on both instruments. ValueError without labelled standards"
     check_is_fitted(self, "network_")
-    T, y, _, pairs = self.given_
+    T, y, unlabelled, pairs, S = self.given_
     if y is None or len(T) < 2: raise ValueError("no intervals without at least two labelled standards: pass X_target and y_target")
     if not hasattr(self, "errors_"):
         y, self.errors_ = _table("y_target", y, len(T)), np.full((len(T), self.Y_.shape[1]), np.nan)
-        for kept, held, p in inner_folds(len(T), len(self.X_), None if pairs is None else np.asarray(pairs)):
-            est = clone(self).fit(self.X_[kept], self.Y_[kept], X_target=T[~held], y_target=y[~held], pairs=p)
-            self.errors_[held] = est.predict(T[held]).reshape(held.sum(), -1) - y[held]
+        for kept, held, p in inner_folds(len(T), len(self.X_), pairs):
+            est = clone(self)._prepared(self.X_[kept], self.Y_[kept])._transferred(T[~held], y[~held], unlabelled, p, None if S is None else S[~held])
+            est.one_ = False
+            self.errors_[held] = est.predict(T[held]) - y[held]
     return self.errors_
 
 # %% ../nbs/20b_adaptation.ipynb #6b378e92
