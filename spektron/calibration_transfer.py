@@ -1208,10 +1208,10 @@ class TransferData:
     @property
     def given(self) -> dict: return dict(X=self.X, y=self.y, X_target=self.X_target, y_target=self.y_target, pairs=self.pairs)  # for `fit` and `choose`
 
-# %% ../nbs/09_calibration_transfer.ipynb #bee05f38
+# %% ../nbs/09_calibration_transfer.ipynb #b62e3659
 def transfer_data(
     instruments: InstrumentSet, source: str, target: str,
-    name: str,  # property
+    name: str | list[str],  # property; of a list, each is a column of y, and a sample counts where all are known
     split: SampleSplit,
     standards,  # rows of the set, or how many by Kennard-Stone
     grid: str = "resample",  # or "refuse", for different axes
@@ -1221,7 +1221,8 @@ def transfer_data(
     standards, ids = np.asarray(standards, dtype=int), instruments.ids
     if (leak := np.isin(ids[standards], ids[split.test])).any(): raise ValueError(f"sample {str(ids[standards][leak][0])!r} is a standard and in the test part of split {split.hash}: expected standards from the training part")
     S, T, axis = on_common_grid(instruments.on(source), instruments.on(target), grid)
-    y, known = instruments.properties[name].to_numpy() if name in instruments.units else instruments.property(name), instruments.known(name)
+    known = np.logical_and.reduce([instruments.known(n) for n in ([name] if isinstance(name, str) else name)])
+    y = instruments.properties[name].to_numpy()
     train, test, standards = split.train[known[split.train]], split.test[known[split.test]], standards[known[standards]]
     return TransferData(S[train], y[train], T[standards], y[standards], _rows_of(standards, train), T[test], y[test], T[train], axis)
 

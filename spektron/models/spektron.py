@@ -191,15 +191,15 @@ def write_aside(
         except OSError: pass  # the folder cannot be written at all: there is nothing aside
         raise OSError(error.errno, f"{path} was not written ({error.strerror}); what was there before is untouched. Check that {path.parent} exists, is writable and has space") from error
 
-# %% ../../nbs/19_model.ipynb #07e4ceb7
+# %% ../../nbs/19_model.ipynb #3c62ef04
 def save_model(
     model: Spektron,
     config: Config,  # what `model` was built from
     path: str | Path,  # of the file to write, usually *.safetensors
-    seen: list[str] | None = None,  # names of the samples it was trained on, where an evaluation must know them
+    about: dict | None = None,  # what else its users must know: name -> plain JSON, e.g. the samples it was trained on
 ) -> None:
     "Write a model and its configuration to one safetensors file. OSError when that fails, the previous file then being whole"
-    header = {**FORMAT, "config": json.dumps(to_dict(config)), "axis": json.dumps(model.axis.tolist())} | ({} if seen is None else {"seen": json.dumps(seen)})
+    header = {**FORMAT, "config": json.dumps(to_dict(config)), "axis": json.dumps(model.axis.tolist())} | {k: json.dumps(v) for k, v in (about or {}).items()}
     write_aside(Path(path), save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, header))
 
 # %% ../../nbs/19_model.ipynb #7981666d
