@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STANDARDS', 'BANDS', 'COMPOSITION', 'CORRELATION', 'EFFECTS', 'GLASS', 'MAX_BYTES', 'RANGES', 'LARGEST_ABSORBANCE',
            'CORN_SHA256', 'TABLETS', 'InstrumentSet', 'split_hash', 'SampleSplit', 'sample_split', 'repeated_splits',
-           'kennard_stone', 'spxy', 'InstrumentEffects', 'through_slit', 'misplaced', 'with_stray_light',
-           'random_baselines', 'noise_sd', 'measure', 'absorptivity', 'draw_composition', 'Truth', 'simulate_pair',
-           'read_corn_mat', 'read_corn_csv', 'load_corn', 'load_tablets', 'load_folder', 'write_folder',
-           'open_instruments']
+           'transfer_splits', 'kennard_stone', 'spxy', 'InstrumentEffects', 'through_slit', 'misplaced',
+           'with_stray_light', 'random_baselines', 'noise_sd', 'measure', 'absorptivity', 'draw_composition', 'Truth',
+           'simulate_pair', 'read_corn_mat', 'read_corn_csv', 'load_corn', 'load_tablets', 'load_folder',
+           'write_folder', 'open_instruments']
 
 # %% ../../nbs/05_instruments.ipynb #9d6ec169
 import csv
@@ -208,6 +208,18 @@ def repeated_splits(
     k = n_test if isinstance(n_test, int) else round(n_test * len(names))
     if not 0 < k < len(names): raise ValueError(f"n_test={n_test} asks for {k} of {len(names)} samples: expected from 1 to {len(names) - 1}")
     return [sample_split(ids, np.isin(ids, stream(seed, "sample split", r).permutation(names)[:k])) for r in range(repeats)]
+
+# %% ../../nbs/05_instruments.ipynb #811acff8
+def transfer_splits(
+    samples,  # as of `repeated_splits`
+    repeats: int = 20,  # splits
+    seed: int = 0,
+) -> list[SampleSplit]:
+    "The splits on which calibration transfer is judged: a quarter tests, at most 200 samples; training keeps at most 150 spectra, drawn at random"
+    ids = _ids_of(samples)
+    found = repeated_splits(ids, min(round(len(np.unique(ids)) / 4), 200), repeats, seed)
+    kept = [np.sort(stream(seed, "thin", r).permutation(s.train)[:150]) if len(s.train) > 150 else s.train for r, s in enumerate(found)]
+    return [SampleSplit(rows, s.test, split_hash(ids, rows, s.test)) for rows, s in zip(kept, found)]
 
 # %% ../../nbs/05_instruments.ipynb #c53875a9
 def _farthest(
