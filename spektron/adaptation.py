@@ -478,10 +478,11 @@ def pretrain_unlabelled(
     save_model(run.model, config, path := folder / "model.safetensors", dict(seen=sorted(set(corpus.molecule)), preprocessing=preprocessing))
     return path
 
-# %% ../nbs/20b_adaptation.ipynb #6f17b15e
+# %% ../nbs/20b_adaptation.ipynb #81d6799d
 SPEKTRON: dict[str, dict] = {  # name -> settings of `SpektronRegressor`; checkpoint True: one that has seen none of the samples
     "Spektron": dict(backbone="transformer"),
     "Spektron pretrained": dict(checkpoint=True),
     "Spektron LoRA": dict(checkpoint=True, tuning="lora"),
+    "Spektron head": dict(checkpoint=True, tuning="head"),
     "Spektron TTT": dict(checkpoint=True, reconstruction=0.3, test_time_steps=20),
 }
