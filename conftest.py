@@ -1,9 +1,12 @@
 """Collects every notebook of nbs/ as one test: library notebooks through nbdev's runner, experiments through papermill at smoke size."""
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core for each
 
 SMOKE = {"budget": "smoke", "steps": 4, "splits": 2, "seeds": "0", "directions": "simulated:A:B"}
 
