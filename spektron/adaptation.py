@@ -243,7 +243,7 @@ def _held_out(self: SpektronRegressor) -> np.ndarray:  # (m,) bool
     if not 0 <= self.early_stopping < 1 or k > len(rest) - 2 and k: raise ValueError(f"early_stopping={self.early_stopping} asks for {k} of {m} source spectra, {len(rest)} of which are not paired with a standard: expected a share from 0 to below 1 that leaves two; set it lower, or 0")
     return np.isin(np.arange(m), np.random.default_rng(self.seed_).permutation(rest)[:k])
 
-# %% ../nbs/20b_adaptation.ipynb #03527397
+# %% ../nbs/20b_adaptation.ipynb #deb7979b
 LOOK, PATIENCE = 10, 5  # steps between two looks at what was held out; looks without gain before training ends
 
 class Best:
@@ -255,6 +255,7 @@ class Best:
         self.net.eval()
         self.errors.append(self.net.head.loss(self.net.features(self.x), self.y).item())
         self.net.train()
+        if not math.isfinite(self.errors[-1]): raise FloatingPointError(f"the error for the spectra that are held out is {self.errors[-1]}: training diverged; set a lower learning_rate")
         if self.errors[-1] == min(self.errors): self.kept = copy.deepcopy(self.net.state_dict())
         return len(self.errors) - 1 - int(np.argmin(self.errors)) >= PATIENCE
 
