@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'T', 'TRACKERS', 'masked_batch', 'mask_at', 'Views', 'with_views', 'training_batch', 'validation_batch',
-           'reconstruct', 'reconstruction_loss', 'rows', 'latent', 'in_absorbance', 'Objective', 'loss_of', 'own_share',
-           'backward', 'add_up', 'parameter_groups', 'learning_rate', 'columns_of', 'State', 'random_states',
-           'set_random_states', 'culprits', 'NotFinite', 'train_step', 'reuse_freed_memory', 'prepared', 'start',
-           'validation_loss', 'save_state', 'read_checkpoint', 'refuse_other', 'load_state', 'TrainingRun',
-           'peak_memory', 'training_record', 'checkpoint_path', 'made_ahead', 'pulls', 'tracking', 'look', 'run_to',
-           'pretrain', 'held_out', 'in_whole_units', 'judged']
+           'reconstruct', 'reconstruction_loss', 'Task', 'rows', 'latent', 'in_absorbance', 'Objective', 'loss_of',
+           'own_share', 'backward', 'add_up', 'parameter_groups', 'learning_rate', 'columns_of', 'State',
+           'random_states', 'set_random_states', 'culprits', 'NotFinite', 'train_step', 'reuse_freed_memory',
+           'prepared', 'start', 'validation_loss', 'save_state', 'read_checkpoint', 'refuse_other', 'load_state',
+           'TrainingRun', 'peak_memory', 'training_record', 'checkpoint_path', 'made_ahead', 'pulls', 'tracking',
+           'look', 'run_to', 'pretrain', 'held_out', 'in_whole_units', 'judged']
 
 # %% ../nbs/20_training.ipynb #d4727a59
 import ctypes
@@ -111,6 +111,26 @@ def reconstruction_loss(model: nn.Module, batch: Batch, hidden: torch.Tensor) ->
     unit = model.normalise(batch.values, batch.valid & ~hidden)[2] / model.normalise(batch.values, batch.valid)[2]
     return masked_mse(prediction * unit, target * unit, hidden)
 
+# %% ../nbs/20_training.ipynb #b627f66a
+class Task:
+    "What a run learns: its batches, its loss and its model. The task here is masked reconstruction"
+    name = "masked reconstruction"
+    def batch(self, config: Config, corpus: Corpus, indices: np.ndarray, step: int) -> tuple[Batch, torch.Tensor]:
+        "The training batch of a step, and the points (B, n) that its loss counts"
+        return training_batch(config, corpus, indices, step)
+
+    def validation(self, config: Config, corpus: Corpus, indices: np.ndarray) -> tuple[Batch, torch.Tensor]:
+        "The spectra that validate, and the points that count"
+        return validation_batch(config, corpus, indices)
+
+    def loss(self, model: nn.Module, batch: Batch, counted: torch.Tensor) -> torch.Tensor:
+        "A mean over the points that count"
+        return reconstruction_loss(model, batch, counted)
+
+    def model(self, config: Config, axis: np.ndarray, tolerance: float = 0.02) -> nn.Module:
+        "An untrained model; tolerance of its size as for `build_model`"
+        return build_model(config, axis, tolerance)
+
 # %% ../nbs/20_training.ipynb #86f5d85b
 def rows(batch: Batch, which) -> Batch:
     "The spectra `which` of a batch"
@@ -167,10 +187,10 @@ class Objective(nn.Module):
         if self.compares: inputs |= self.compared(slow or nn.ModuleDict(dict(model=model, project=self.project)), found, batch, kind)
         return self.loss(inputs)
 
-# %% ../nbs/20_training.ipynb #cad06342
-def loss_of(model: nn.Module, batch: Batch, hidden: torch.Tensor, objective: Objective | None = None, slow: nn.Module | None = None, step: int = 0) -> Losses:
-    "The loss of a batch and its terms: of reconstruction alone where there is no `objective`"
-    return Losses(reconstruction_loss(model, batch, hidden), {}) if objective is None else objective(model, slow, batch, hidden, step)
+# %% ../nbs/20_training.ipynb #ef914cac
+def loss_of(model: nn.Module, batch: Batch, hidden: torch.Tensor, objective: Objective | None = None, slow: nn.Module | None = None, step: int = 0, task: Task = Task()) -> Losses:
+    "The loss of a batch and its terms: that of the task alone where there is no `objective`"
+    return Losses(task.loss(model, batch, hidden), {}) if objective is None else objective(model, slow, batch, hidden, step)
 
 def own_share(accelerator: Accelerator, hidden: torch.Tensor) -> torch.Tensor:
     "The rows of a batch that this process works on"
@@ -221,15 +241,16 @@ def columns_of(config: Config) -> tuple[str, ...]:
     terms = [name for name in INPUTS if getattr(config.objective, name)]
     return (*COLUMNS, *terms, *(f"gradient of {name}" for name in terms))
 
-# %% ../nbs/20_training.ipynb #0e7719b3
+# %% ../nbs/20_training.ipynb #d1d7b42a
 @dataclass
 class State:
     "All that a run carries from step to step"
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    objective: Objective | None = None  # None: reconstruction alone
+    objective: Objective | None = None  # None: the loss of the task alone
     slow: nn.ModuleDict | None = None  # average of the weights of `model`, and of the objective's `project`
     columns: tuple[str, ...] = COLUMNS
+    task: Task = Task()
     step: int = 0  # steps done
     history: list[list[float]] = field(default_factory=list)  # one row of `columns` per step; NaN where not measured
     random: dict = field(default_factory=dict)  # states of the global random generators
@@ -238,7 +259,7 @@ class State:
 
     def modules(self) -> dict[str, nn.Module]: return {k: m for k in ("model", "objective", "slow") if (m := getattr(self, k)) is not None}
     def parameters(self) -> list[nn.Parameter]: return [p for m in self.modules().values() for p in m.parameters() if p.requires_grad]
-    def loss(self, batch: Batch, hidden: torch.Tensor) -> Losses: return loss_of(self.model, batch, hidden, self.objective, self.slow, self.step)
+    def loss(self, batch: Batch, hidden: torch.Tensor) -> Losses: return loss_of(self.model, batch, hidden, self.objective, self.slow, self.step, self.task)
 
 # %% ../nbs/20_training.ipynb #0dc69a56
 def random_states() -> dict:
@@ -255,10 +276,10 @@ def set_random_states(states: dict) -> None:
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
 
-# %% ../nbs/20_training.ipynb #7cbe6008
-def culprits(model: nn.Module, batch: Batch, hidden: torch.Tensor) -> list[int]:
-    "Rows of the corpus whose error of reconstruction, taken one by one, is not finite; all of the batch if none is to blame alone"
-    with torch.no_grad(): bad = [not reconstruction_loss(model, rows(batch, [i]), hidden[[i]]).isfinite() for i in range(len(hidden))]
+# %% ../nbs/20_training.ipynb #95b4b7a3
+def culprits(model: nn.Module, batch: Batch, hidden: torch.Tensor, task: Task = Task()) -> list[int]:
+    "Rows of the corpus whose loss, taken one by one, is not finite; all of the batch if none is to blame alone"
+    with torch.no_grad(): bad = [not task.loss(model, rows(batch, [i]), hidden[[i]]).isfinite() for i in range(len(hidden))]
     return [i for i, b in zip(batch.index.tolist(), bad) if b or not any(bad)]
 
 class NotFinite(FloatingPointError):
@@ -267,7 +288,7 @@ class NotFinite(FloatingPointError):
         super().__init__(message)
         self.indices = indices
 
-# %% ../nbs/20_training.ipynb #79d157d7
+# %% ../nbs/20_training.ipynb #d2fc3a91
 def train_step(accelerator: Accelerator, state: State, batch: Batch, hidden: torch.Tensor, training: TrainingConfig, ema: float = 0.0) -> None:
     "One optimiser step: changes `state`. NotFinite, with weights untouched, if an intensity, the loss or its gradient is not finite"
     broken = (batch.valid & ~batch.values.isfinite()).any(-1)
@@ -277,7 +298,7 @@ def train_step(accelerator: Accelerator, state: State, batch: Batch, hidden: tor
     state.optimizer.zero_grad()
     found = add_up(accelerator, state.parameters(), backward(accelerator, state.loss, batch, hidden, training.accumulate))
     norm = float(accelerator.clip_grad_norm_(state.parameters(), training.clip or math.inf))
-    if not math.isfinite(found["loss"] + norm): raise NotFinite(f"step {state.step + 1}: loss {found['loss']:g}, gradient norm {norm:g}", culprits(state.model, batch, hidden))
+    if not math.isfinite(found["loss"] + norm): raise NotFinite(f"step {state.step + 1}: loss {found['loss']:g}, gradient norm {norm:g}", culprits(state.model, batch, hidden, state.task))
     for group in state.optimizer.param_groups: group["lr"] = lr
     state.optimizer.step()
     if state.slow is not None: ema_update(state.slow, nn.ModuleDict(dict(model=accelerator.unwrap_model(state.model), project=state.objective.project)), ema)
@@ -294,7 +315,7 @@ def reuse_freed_memory() -> bool:
     keep_below, trim_above = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     return bool(libc.mallopt(keep_below, 2**30) and libc.mallopt(trim_above, 2**31 - 1))
 
-# %% ../nbs/20_training.ipynb #2b65831a
+# %% ../nbs/20_training.ipynb #60ce9b02
 def prepared(config: Config, **options) -> Accelerator:  # options of `Accelerator`
     "The device that `config` names, and the processes that `torchrun` or `accelerate launch` started. ValueError if there is no such device or a batch cannot be divided among them"
     if config.device == "cuda" and not torch.cuda.is_available(): raise ValueError("device='cuda', but torch sees no CUDA device; use device='auto' or 'cpu'")
@@ -307,28 +328,28 @@ def prepared(config: Config, **options) -> Accelerator:  # options of `Accelerat
     else: reuse_freed_memory()
     return accelerator
 
-def start(config: Config, axis: np.ndarray, tolerance: float = 0.02, **options) -> tuple[Accelerator, State]:
+def start(config: Config, axis: np.ndarray, tolerance: float = 0.02, task: Task = Task(), **options) -> tuple[Accelerator, State]:
     "A fresh model and optimiser on the device that `config` names; tolerance of the size as for `build_model`, options of `Accelerator`"
     accelerator = prepared(config, **options)
     seed_everything(config.seed)
-    model = build_model(config, axis, tolerance)
+    model = task.model(config, axis, tolerance)
     objective = None if config.objective == ObjectiveConfig() else Objective(config, model.embedding.cls.out_features).to(accelerator.device)
     slow = frozen_copy(nn.ModuleDict(dict(model=model, project=objective.project))).to(accelerator.device) if config.objective.ema else None
     if config.compile: model.compile()
     trained = nn.ModuleList([m for m in (model, objective) if m is not None])
     optimizer = torch.optim.AdamW(parameter_groups(trained, config.training.weight_decay), lr=config.training.learning_rate)
     model, optimizer = accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare(optimizer)  # this loop adds the gradients of the processes up itself
-    return accelerator, State(model, optimizer, objective, slow, columns_of(config), random=random_states())
+    return accelerator, State(model, optimizer, objective, slow, columns_of(config), task, random=random_states())
 
-# %% ../nbs/20_training.ipynb #5abed122
+# %% ../nbs/20_training.ipynb #8ce6da06
 @torch.no_grad()
-def validation_loss(accelerator: Accelerator, model: nn.Module, batch: Batch, hidden: torch.Tensor, size: int) -> float:
-    "The loss over the hidden points of `batch`, taken `size` spectra at a time"
+def validation_loss(accelerator: Accelerator, model: nn.Module, batch: Batch, hidden: torch.Tensor, size: int, task: Task = Task()) -> float:
+    "The loss over the points of `batch` that count, taken `size` spectra at a time"
     model.eval()
     total = 0.0
     for which in torch.arange(len(hidden)).split(size):
         part, h = rows(batch, which).to(accelerator.device), hidden[which].to(accelerator.device)
-        total += reconstruction_loss(model, part, h).item() * h.sum().item()
+        total += task.loss(model, part, h).item() * h.sum().item()
     return total / hidden.sum().item()
 
 # %% ../nbs/20_training.ipynb #f5598f88
@@ -436,20 +457,20 @@ def tracking(tracker: str | None, out_dir: str | Path) -> dict:
     os.environ.setdefault("WANDB_MODE", "offline")
     return dict(log_with=tracker, project_dir=str(out_dir))
 
-# %% ../nbs/20_training.ipynb #8835eda3
+# %% ../nbs/20_training.ipynb #ad60e2c2
 def look(accelerator: Accelerator, state: State, config: Config, fixed: tuple, now: tuple) -> None:
     "Complete the last row of the history of `state` where it is due, and tell the tracker"
     row = dict(zip(state.columns, state.history[-1]))
     if state.step == config.training.steps or state.step % config.training.validate_every == 0:
-        row |= pulls(state, *(x.to(accelerator.device) for x in now)) | {"val_loss": validation_loss(accelerator, state.model, *fixed, config.training.batch_size)}
+        row |= pulls(state, *(x.to(accelerator.device) for x in now)) | {"val_loss": validation_loss(accelerator, state.model, *fixed, config.training.batch_size, state.task)}
         state.history[-1] = list(row.values())
     accelerator.log({k: v for k, v in row.items() if k != "step" and math.isfinite(v)}, step=state.step)
 
-# %% ../nbs/20_training.ipynb #2fc3d989
+# %% ../nbs/20_training.ipynb #fc441838
 def run_to(until: int, accelerator: Accelerator, state: State, config: Config, corpus: Corpus, split: Split, save: Callable[[], None], progress: bool) -> None:
     "Take the steps up to `until`: changes `state`, and calls `save` when it is due"
-    training, fixed, began = config.training, validation_batch(config, corpus, split.val), time.perf_counter() - state.seconds["wall"]
-    steps, make = range(state.step, until), partial(training_batch, config, corpus, split.train)
+    training, fixed, began = config.training, state.task.validation(config, corpus, split.val), time.perf_counter() - state.seconds["wall"]
+    steps, make = range(state.step, until), partial(state.task.batch, config, corpus, split.train)
     batches = made_ahead(make, steps) if accelerator.device.type == "cuda" else map(make, steps)
     with tqdm(total=training.steps, initial=state.step, disable=not (progress and accelerator.is_main_process), unit="step") as bar:
         while state.step < until:
@@ -465,7 +486,7 @@ def run_to(until: int, accelerator: Accelerator, state: State, config: Config, c
             bar.set_postfix(loss=f"{state.history[-1][1]:.3f}", refresh=False)
             bar.update()
 
-# %% ../nbs/20_training.ipynb #731ab2a1
+# %% ../nbs/20_training.ipynb #e0cfff46
 def pretrain(
     config: Config,
     corpus: Corpus,
@@ -475,13 +496,14 @@ def pretrain(
     stop_after: int | None = None,  # stop, with a checkpoint, when so many steps are done in all
     tracker: str | None = None,  # one of TRACKERS; its files lie in `out_dir`
     tolerance: float = 0.02,  # of the size of the backbone
+    task: Task = Task(),  # what is learned
 ) -> TrainingRun:
-    """The model after masked pretraining, with its history and cost. Called again with the same `out_dir`, it goes on where it was.
+    """The model after training, with its history and cost. Called again with the same `out_dir`, it goes on where it was.
 
     Started by `torchrun` or `accelerate launch`, it divides every batch among the processes. FloatingPointError for a loss that is not finite, after saving the state before that step;
     ValueError for a checkpoint of another run; OSError if it cannot be written"""
-    path, identity = checkpoint_path(out_dir), dict(config=identity_of(config), corpus=corpus.sha256, split=split.hash)
-    accelerator, state = start(config, corpus.axis, tolerance, **tracking(tracker, out_dir))
+    path, identity = checkpoint_path(out_dir), dict(config=identity_of(config), corpus=corpus.sha256, split=split.hash) | ({} if task.name == Task.name else dict(task=task.name))
+    accelerator, state = start(config, corpus.axis, tolerance, task, **tracking(tracker, out_dir))
     if path.exists(): load_state(path, state, identity)
     if accelerator.device.type == "cuda": corpus.hold(accelerator.device)
     if tracker: accelerator.init_trackers("spektron", {k: str(v) for k, v in pd.json_normalize(identity["config"]).iloc[0].items()})

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ReconstructionHead', 'pooled', 'gaussian_kl', 'Bottleneck', 'VIB', 'annealed_beta', 'gaussian_kernel', 'hsic',
-           'reverse_gradient', 'InstrumentHead', 'RegressionHead', 'CrossSpectralHead', 'trapezoid', 'fourier_basis',
-           'SpectralConvolution', 'FNOTransferHead']
+           'reverse_gradient', 'InstrumentHead', 'RegressionHead', 'Interpolation', 'CrossSpectralHead', 'trapezoid',
+           'fourier_basis', 'SpectralConvolution', 'FNOTransferHead']
 
 # %% ../../nbs/18_heads.ipynb #6fc1c686
 import math
@@ -218,30 +218,57 @@ class RegressionHead(nn.Module):
         if y.isinf().any(): raise ValueError(f"property {int(y.isinf().any(0).nonzero()[0])} has an infinite value: expected numbers, NaN where a value is not known")
         if self.missing == "refuse" and y.isnan().any(): raise ValueError(f"property {int(y.isnan().any(0).nonzero()[0])} has NaN targets: leave these rows out, or use missing='mask'")
 
-# %% ../../nbs/18_heads.ipynb #7e6bde1f
+# %% ../../nbs/18_heads.ipynb #8ea991da
+class Interpolation(nn.Module):
+    "Values at other wavenumbers: on straight lines between neighbours, zero beyond the ends"
+    def __init__(
+        self,
+        axis: np.ndarray,  # (m,) where values are known, cm-1, increasing
+        wanted: np.ndarray,  # (n,) where they are wanted, cm-1
+    ):
+        super().__init__()
+        left = np.clip(np.searchsorted(axis, wanted, "right") - 1, 0, len(axis) - 2)
+        share, inside = (wanted - axis[left]) / (axis[left + 1] - axis[left]), (wanted >= axis[0]) & (wanted <= axis[-1])
+        self.register_buffer("left", torch.as_tensor(left), persistent=False)
+        for name, weight in (("from_left", (1 - share) * inside), ("from_right", share * inside)):
+            self.register_buffer(name, torch.as_tensor(weight, dtype=torch.float32), persistent=False)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:  # (..., m) -> (..., n)
+        "Values at the wanted wavenumbers"
+        return y[..., self.left] * self.from_left + y[..., self.left + 1] * self.from_right
+
+# %% ../../nbs/18_heads.ipynb #b4852b11
 class CrossSpectralHead(nn.Module):
-    "A spectrum of another modality, on its own grid, from the tokens of one"
+    "A spectrum of another modality, on its own grid, from the tokens of one and from the spectrum itself"
     def __init__(
         self,
         width: int,  # D, width of a token
-        axis: np.ndarray,  # (n,) wavenumbers of the wanted spectrum, cm-1, increasing
-        points_per_token: int = 16,  # p, grid points behind one token of the wanted spectrum
-        n_heads: int = 4,  # of the attention
+        source_axis: np.ndarray,  # (m,) wavenumbers of the given spectrum, cm-1, increasing
+        axis: np.ndarray,  # (n,) of the wanted one
+        points_per_token: int = 16,  # p, grid points behind one token, of either spectrum
+        n_heads: int = 4,  # of the attention; its width is D, rounded up to a multiple
     ):
         super().__init__()
-        if width % n_heads: raise ValueError(f"width={width} with n_heads={n_heads}: expected a width that is a multiple of the heads")
-        features = wavenumber_features(token_centres(axis, points_per_token))  # (T', F)
+        centres, inner = token_centres(source_axis, points_per_token), math.ceil(width / n_heads) * n_heads
+        features = wavenumber_features(wanted := token_centres(axis, points_per_token))  # (T', F)
         self.register_buffer("features", features, persistent=False)
-        self.question, self.norm = nn.Linear(features.shape[1], width), nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, n_heads, batch_first=True)
-        self.mix = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.read = ReconstructionHead(width, points_per_token, len(axis))
+        self.n_points, self.at_points, self.at_tokens = len(axis), Interpolation(source_axis, axis), Interpolation(centres, wanted.clip(*centres[[0, -1]]))
+        self.question, self.same_place, self.norm = nn.Linear(features.shape[1], inner), nn.Linear(width, inner), nn.LayerNorm(inner)
+        self.attention = nn.MultiheadAttention(inner, n_heads, kdim=width, vdim=width, batch_first=True)
+        self.mix = nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, inner))
+        self.gain, self.addition = nn.Linear(inner, points_per_token), nn.Linear(inner, points_per_token)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:  # (B, 2 + T, D) -> (B, n)
-        "Intensities on the wanted grid"
-        question = self.question(self.features).expand(len(tokens), -1, -1)
-        x = question + self.attention(self.norm(question), tokens, tokens, need_weights=False)[0]
-        return self.read(torch.cat([tokens[:, :2], x + self.mix(x)], 1))
+    def forward(
+        self,
+        tokens: torch.Tensor,  # (B, 2 + T, D): [CLS], [DOMAIN], content
+        spectrum: torch.Tensor,  # (B, m) the given spectrum, zero where it was not measured
+    ) -> torch.Tensor:
+        "Intensities (B, n) on the wanted grid, in the units of `spectrum`"
+        x = self.question(self.features) + self.same_place(self.at_tokens(tokens[:, 2:].mT).mT)
+        x = x + self.attention(self.norm(x), tokens, tokens, need_weights=False)[0]
+        x = x + self.mix(x)
+        gain, addition = (read(x).flatten(1)[:, : self.n_points] for read in (self.gain, self.addition))
+        return gain * self.at_points(spectrum) + addition
 
 # %% ../../nbs/18_heads.ipynb #541e7080
 def trapezoid(
