@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'UNITS', 'INTENSITY', 'figure', 'wavenumber_axis', 'wavelength_axis', 'lorentzian', 'gaussian', 'snv',
-           'snv_inverse', 'checked_axis', 'Spectra', 'msc', 'savgol_derivative']
+           'snv_inverse', 'rms_units', 'checked_axis', 'Spectra', 'msc', 'savgol_derivative']
 
 # %% ../../nbs/01_spectra.ipynb #209669d5
 import hashlib
@@ -131,6 +131,21 @@ def snv_inverse(
 ):  # spectra (..., n)
     "The spectra that `snv` was given"
     return z * scale + mean
+
+# %% ../../nbs/01_spectra.ipynb #a807cb38
+def rms_units(
+    x,  # spectra (..., n), numpy array or torch tensor of floats
+    where=None,  # bool, of a shape that broadcasts to `x`: points that were measured; None: all
+):  # (..., n)
+    "Spectra of root mean square 1 over `where`, and zero elsewhere. ValueError for a spectrum that is zero, empty or not finite there"
+    xp = _namespace(x)
+    where = xp.ones_like(x) > 0 if where is None else xp.broadcast_to(where, x.shape)
+    seen = xp.where(where, x, 0)
+    peak = xp.amax(abs(seen), -1, keepdims=True)  # taken out before squaring: no overflow
+    if _has_values(xp) and not (ok := xp.isfinite(peak) & (peak > 0)).all():
+        raise ValueError(f"spectrum {int(xp.argmax(xp.where(ok, 0, 1).reshape(-1)))} is zero, empty or not finite over the points looked at: it has no scale; leave it out, or mark what is missing as not measured")
+    seen = seen / peak
+    return seen / xp.sqrt((seen**2).sum(-1, keepdims=True) / where.sum(-1, keepdims=True))
 
 # %% ../../nbs/01_spectra.ipynb #a3ef908d
 UNITS = ("cm-1", "nm")
