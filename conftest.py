@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core for each
 
 SMOKE = {"budget": "smoke", "steps": 4, "splits": 2, "seeds": "0", "directions": "simulated:A:B"}
+OWN = {"23_e3": {"seeds": "0 1"}}  # what one experiment needs besides: a spread over seeds
 
 
 def is_experiment(path: Path) -> bool:
@@ -64,7 +65,7 @@ class Experiment(Runs):
 
         with tempfile.TemporaryDirectory() as d:
             try:
-                given = {k: v for k, v in {**SMOKE, "out_dir": d}.items() if k in notebook_parameters(self.path)}
+                given = {k: v for k, v in {**SMOKE, **OWN.get(self.path.stem, {}), "out_dir": d}.items() if k in notebook_parameters(self.path)}
                 papermill.execute_notebook(self.path, Path(d, "out.ipynb"), given, progress_bar=False, cwd=d)
             except papermill.PapermillExecutionError as e:
                 raise NotebookFailure(re.sub(r"\x1b\[[0-9;]*m", "", str(e))) from None
