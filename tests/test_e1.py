@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reports import checked_report, names_its_row
 
 from spektron.config import BACKBONES, budget, config_hash, from_dict
 from spektron.data.corpus import broadened, write_corpus
@@ -68,12 +69,7 @@ def test_reports_and_rows():
 @pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)
 def test_report(path):
     "Executed to the end without an error, under 300 kB, and speaking of the row that carries its numbers"
-    report = json.loads(path.read_text())
-    cells = [c for c in report["cells"] if c["cell_type"] == "code"]
-    assert report["metadata"]["papermill"]["input_path"] == "nbs/21_e1.ipynb"  # run from the project's folder: no path of a machine
-    assert path.stat().st_size < 300_000
-    assert all(o["output_type"] != "error" for c in cells for o in c["outputs"]) and cells[-1]["outputs"]
-    assert any(p.name in json.dumps(cells[-1]["outputs"]) for p in path.parent.glob("*.json"))
+    assert names_its_row(checked_report(path, "21_e1"), path.parent)
 
 
 def test_readme_is_made_from_index():
