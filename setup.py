@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=["spektron", "spektron.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "lines", "sources", "transfer", "cuda")},
-    entry_points={"nbdev": [f"{cfg['lib_name']} = {cfg['lib_name']}._modidx:d"]},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "lines", "sources", "sweep", "transfer", "cuda")},
+    entry_points={"console_scripts": ["spektron = spektron.cli:main"], "nbdev": [f"{cfg['lib_name']} = {cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )
