@@ -494,9 +494,9 @@ def backbone_sizes(config: Config, backbone: str, B: int) -> dict:
     tokens = 2 + -(-config.data.n_points // m.points_per_token)  # [CLS] and [DOMAIN] before the content
     return dict(backbone=backbone, width=solve_width(backbone, m.n_parameters, m.depth), depth=m.depth, B=B, L=tokens)
 
-# %% ../nbs/38_bench.ipynb #17844fcc
+# %% ../nbs/38_bench.ipynb #28a482c7
 def bench_backbones(device: str, dtype: torch.dtype, repeats: int, quick: bool = False) -> dict:
-    "Tokens per second and memory of the five backbones, at the sizes of the budgets `laptop` and `paper`"
+    "Tokens per second and memory of all backbones, at the sizes of the budgets `laptop` and `paper`"
     rows = []
     for name, B in (("smoke", 2),) if quick else (("laptop", 16), ("paper", 4 if device == "cpu" else 64)):
         sizes = {b: backbone_sizes(budget(name), b, B) for b in BACKBONES}

@@ -2,6 +2,8 @@
 import json
 from pathlib import Path
 
+KEPT_BACKBONES = ("dlinoss", "mamba", "s4d", "transformer", "cnn")  # those with rows and reports in results/; a further one need not have any
+
 
 def checked_report(path: Path, notebook: str, most: int = 300_000) -> list[dict]:
     "The code cells of a report: executed by papermill to the end, without an error, light, and with no path of a machine"

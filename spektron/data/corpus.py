@@ -228,18 +228,18 @@ def _read(self: CorpusFile, f) -> None:
     if N and d.id.get_offset() + d.dtype.itemsize * N * n > self.path.stat().st_size: raise ValueError(f"{self.path} is cut short; restore the file or build it again")
     self.spectra = np.asarray(np.memmap(self.path, d.dtype, "r", d.id.get_offset(), (N, n))) if N else np.zeros((0, n), d.dtype)
 
-# %% ../../nbs/03_corpus.ipynb #69114c78
+# %% ../../nbs/03_corpus.ipynb #5e274837
 VIEW = ("part", "rows", "modality", "ranges", "source", *TEXT)  # what a corpus holds of each of its spectra
 
 class Corpus:
     "Spectra of one or more HDF5 corpora on one axis, with modality, molecule, formula, group and source; read when asked for"
     def __init__(
         self,
-        path: Path,
+        path,  # of the file, or what reads as a `CorpusFile` does
         modalities: tuple[str, ...] | None = None,  # None: all there are
         max_molecules: int = 0,  # the first molecules of the file; 0: all
     ):
-        f = CorpusFile(path)
+        f = path if hasattr(path, "read") else CorpusFile(path)
         self.files, self.axis, self.held = (f,), f.columns["axis"], None
         self.part, self.rows = np.zeros(len(f), np.int16), np.arange(len(f))
         self.modality, self.ranges, self.molecule, self.formula, self.group = (f.columns[k] for k in ("modality", "valid", *TEXT))
@@ -272,19 +272,30 @@ def _first_molecules(corpus, modalities, max_molecules) -> np.ndarray:
     names, first = np.unique(corpus.molecule, return_index=True)
     return keep & np.isin(corpus.molecule, names[np.argsort(first)[:max_molecules]]) if max_molecules else keep
 
-# %% ../../nbs/03_corpus.ipynb #0c935c60
+# %% ../../nbs/03_corpus.ipynb #4c60108c
 @patch
-def spectra(
+def read(self: CorpusFile, rows: np.ndarray, device: str | torch.device = "cpu") -> torch.Tensor:  # (k,) -> (k, n) float32
+    "These rows of the file, in the memory of `device`"
+    return torch.from_numpy(self.spectra[rows].astype(np.float32, copy=False)).to(device)
+
+@patch
+def tensor(
     self: Corpus,
     indices,  # (k,) in any order, repeats allowed
-) -> np.ndarray:  # (k, n) float32, in the unit of their modality
-    "Intensities of the spectra with these indices"
+    device: str | torch.device = "cpu",
+) -> torch.Tensor:  # (k, n) float32, in the unit of their modality
+    "Intensities of the spectra with these indices, in the memory of `device`"
     indices = np.asarray(indices, int)
     rows, part = self.rows[indices], self.part[indices]
-    if len(self.files) == 1: return self.files[0].spectra[rows].astype(np.float32, copy=False)
-    out = np.empty((len(rows), len(self.axis)), np.float32)
-    for p in np.unique(part): out[part == p] = self.files[p].spectra[rows[part == p]]
+    if len(self.files) == 1: return self.files[0].read(rows, device)
+    out = torch.empty((len(rows), len(self.axis)), device=device)
+    for p in np.unique(part): out[torch.as_tensor(np.flatnonzero(part == p), device=device)] = self.files[p].read(rows[part == p], device)
     return out
+
+@patch
+def spectra(self: Corpus, indices) -> np.ndarray:
+    "As `tensor`, for NumPy"
+    return self.tensor(indices).numpy()
 
 # %% ../../nbs/03_corpus.ipynb #a03082e0
 @patch
@@ -334,7 +345,7 @@ def counts(self: Corpus):
     rows = [s | dict(spectra=int(at.sum()), molecules=len(set(self.molecule[at])), groups=len(set(self.group[at]))) for s in found if (at := there(s)).any()]
     return pd.DataFrame(rows, columns=["source", "modality", "spectra", "molecules", "groups", "unit", "mean", "std", "max"]).set_index(["source", "modality"])
 
-# %% ../../nbs/03_corpus.ipynb #71fb1faf
+# %% ../../nbs/03_corpus.ipynb #0894ec98
 @patch
 def hold(
     self: Corpus,
@@ -347,7 +358,7 @@ def hold(
     free = torch.cuda.mem_get_info(device)[0] if cuda else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if fits := len(self) * len(self.axis) * 4 <= share * free:
         self.held = torch.empty((len(self), len(self.axis)), device=device)
-        for i in range(0, len(self), 1024): self.held[i:i + 1024] = torch.from_numpy(self.spectra(np.arange(i, min(i + 1024, len(self)))))
+        for i in range(0, len(self), 1024): self.held[i:i + 1024] = self.tensor(np.arange(i, min(i + 1024, len(self))), device)
     return fits
 
 # %% ../../nbs/03_corpus.ipynb #20daa453
@@ -468,7 +479,7 @@ class Batch:
     def __len__(self): return len(self.index)
     def to(self, device) -> "Batch": return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
-# %% ../../nbs/03_corpus.ipynb #ed880c1f
+# %% ../../nbs/03_corpus.ipynb #1ef17cc4
 def load_batch(
     corpus: Corpus,
     indices: np.ndarray,  # (B,)
@@ -476,6 +487,6 @@ def load_batch(
     "The spectra with these indices as a batch, on the device where the corpus is held, else on the CPU"
     indices = np.asarray(indices, np.int64)
     rest = [torch.from_numpy(v) for v in (corpus.valid(indices), corpus.modality[indices].astype(np.int64), indices.copy())]
-    if corpus.held is None: return Batch(torch.from_numpy(corpus.spectra(indices)), *rest)
+    if corpus.held is None: return Batch(corpus.tensor(indices), *rest)
     on = corpus.held.device
     return Batch(corpus.held.index_select(0, rest[2].to(on)), *rest).to(on)

@@ -8,7 +8,7 @@ __all__ = ['log', 'ATTEMPTS', 'PAUSE', 'READERS', 'SOURCES', 'BOTH', 'LEAST', 'C
            'read_own_table', 'register', 'averaged', 'longest_run', 'LeftOut', 'Rows', 'on_grid', 'read_piece', 'build',
            'report', 'grid_of', 'fitted', 'open_corpus', 'main']
 
-# %% ../../nbs/04_sources.ipynb #77a95e47
+# %% ../../nbs/04_sources.ipynb #147e667a
 import argparse
 import csv
 import fcntl
@@ -35,7 +35,8 @@ from tqdm.auto import tqdm
 from ..config import MODALITIES, DataConfig, cache_dir, data_dir, project_root
 from . import computed, measured
 from .corpus import ROWS, SCHEMA, TEXT, UNITS, Columns, Corpus, CorpusFile, Origin, broadened, embedded_corpus, line_steps, write_corpus
-from .lines import LineList, load_lines
+from .line_corpus import LineFile, is_line_list
+from .lines import INTENSITIES, LineList, load_lines
 from .measured import DataError, Refused, local_folder
 from .spectra import Spectra
 
@@ -600,11 +601,12 @@ def grid_of(*sources: Source | str) -> DataConfig:
     low, high, n = sources[0].grid if len({s.grid for s in sources}) == 1 else Source.grid
     return DataConfig(corpus=" ".join(sorted(s.name for s in sources)), modalities=modalities, low=low, high=high, n_points=n)
 
-# %% ../../nbs/04_sources.ipynb #b3f085be
+# %% ../../nbs/04_sources.ipynb #454bc2a4
 def fitted(data: DataConfig) -> DataConfig:
     "`data` with the grid of the corpus that it names, and those of its modalities that are there. ValueError if none is, or the grid is uneven"
     if data.corpus == "embedded": return data
     if data.corpus in SOURCES: own, there = grid_of(data.corpus), SOURCES[data.corpus].modalities
+    elif is_line_list(data.corpus): own, there = data, tuple(INTENSITIES)  # lines have no grid of their own
     else:
         f = CorpusFile(Path(data.corpus))
         axis, there = f.columns["axis"], [MODALITIES[m] for m in np.unique(f.columns["modality"])]
@@ -614,15 +616,16 @@ def fitted(data: DataConfig) -> DataConfig:
     if not common: raise ValueError(f"{data.corpus} has no {', '.join(data.modalities)} spectra; it has: {', '.join(there)}")
     return replace(data, modalities=common, low=own.low, high=own.high, n_points=own.n_points)
 
-# %% ../../nbs/04_sources.ipynb #3ace27b6
+# %% ../../nbs/04_sources.ipynb #a3f25c62
 def open_corpus(
-    data: DataConfig,  # `data.corpus`: `embedded`, the name of a source, or the path of an HDF5 corpus
+    data: DataConfig,  # `data.corpus`: `embedded`, the name of a source, or the path of an HDF5 corpus or line list
     lines_path: Path | None = None,  # line list behind `embedded`; the one in `data/` if not given
     workers: int | str = 0,  # for a source that must be built, as for `build`
 ) -> Corpus:
     "The corpus that a configuration asks for. ValueError if it is missing, damaged, of another version, grid or modality; OSError for an unwritable cache"
     if data.corpus == "embedded": return embedded_corpus(data, lines_path)
     if data.corpus in SOURCES: return Corpus(_built(data, workers), data.modalities, data.max_molecules)
+    if is_line_list(data.corpus): return Corpus(LineFile(data.corpus, data))
     corpus = Corpus(Path(data.corpus), data.modalities, data.max_molecules)
     axis = corpus.axis
     if len(axis) == data.n_points and np.allclose(axis, data.axis, atol=1e-3): return corpus
