@@ -80,6 +80,8 @@ def complete(page: Path, source: Path, settings) -> None:
             notebook["cells"][0]["source"] = "".join(notebook["cells"][0]["source"]).replace(f"output-file: {name}.html", f"output-file: study_{name}.html")
     if introduction and notebook["cells"][1].get("id") != "introduction":
         notebook["cells"].insert(1, markdown(introduction) | {"id": "introduction"})
+    for cell in notebook["cells"]:
+        cell.pop("has_sd", None)  # a mark of nbdev's that no notebook may have
     write(as_text(change_prose(notebook, lambda text: to_pages(text, settings))), page)
 
 
@@ -157,9 +159,16 @@ def facts(settings) -> dict:
     return {"project": {"output-dir": Path(settings.doc_path).name}, "website": website}
 
 
+def processed(pages: Path) -> Path:
+    "The pages, those of changed notebooks made anew; all of them if this file has changed"
+    own = Path(__file__).stat().st_mtime
+    return Path(proc_nbs(force=any(p.stat().st_mtime < own for p in pages.glob("*.ipynb"))))
+
+
 def main() -> None:
     settings = get_config()
-    nbs, results, pages = Path(settings.nbs_path), Path(settings.config_path) / "results", Path(proc_nbs())
+    root = Path(settings.config_path)
+    nbs, results, pages = Path(settings.nbs_path), root / "results", processed(root / "_proc")
     for gone in {p.name for p in pages.glob("*.ipynb")} - {p.name for p in nbs.glob("*.ipynb")}:
         (pages / gone).unlink()
     for source in nbs.glob("*.ipynb"):

@@ -107,7 +107,7 @@ class AugmentConfig(Checked):
     shift: int = knob(3, low=0, high=64)  # largest shift along the axis, grid points
     scale: tuple[float, float] = knob((0.95, 1.05), low=0.1, high=10)  # range of the intensity factor
 
-# %% ../nbs/00_config.ipynb #470b6b04
+# %% ../nbs/00_config.ipynb #2ac25b03
 BACKBONE_CLASSES = {  # name -> module of spektron.models, and the class in it
     "dlinoss": "dlinoss.DLinOSS",
     "mamba": "mamba.Mamba",
@@ -117,6 +117,7 @@ BACKBONE_CLASSES = {  # name -> module of spektron.models, and the class in it
 }
 BACKBONES = tuple(BACKBONE_CLASSES)
 
+# %% ../nbs/00_config.ipynb #05569915
 @dataclass(frozen=True)
 class ModelConfig(Checked):
     "Which model, and how large"

@@ -369,11 +369,11 @@ def run_hash(experiment: str, parameters: dict) -> str:
     asked = [short_name(find_notebook(experiment)), whole_parameters(experiment, parameters)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/39_run.ipynb #69cd8ec7
+# %% ../nbs/39_run.ipynb #a42a90f6
 def _kernel() -> dict:
     "Options of papermill for a kernel that does not outlive this process"
     alone = f"--IPKernelApp.exec_lines=__import__('os').getppid() == {os.getpid()} or __import__('os')._exit(1)"
-    return dict(extra_arguments=["--log-level=ERROR", *([alone] if os.name == "posix" else [])])
+    return dict(extra_arguments=["--log-level=CRITICAL", *([alone] if os.name == "posix" else [])])
 
 def run_notebook(
     notebook: str | Path,  # short name or path

@@ -21,7 +21,7 @@ from pages import as_shown, has_figure, render
 ROOT = Path(__file__).parent.parent
 SHOTS = Path(os.environ.get("SPEKTRON_SCREENSHOTS") or ROOT / ".cache" / "screenshots")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
-PATIENCE = 120_000  # ms: on a busy machine everything takes longer, and nothing is wrong
+PATIENCE = 300_000  # ms: on a busy machine everything takes longer, and nothing is wrong
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install it (Debian: apt-get install chromium)")
 

@@ -1,6 +1,8 @@
 """The site: what Quarto will render is complete, and every page, link and figure of it is there. The same where Quarto is missing."""
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -108,6 +110,31 @@ def test_reports_are_pages(site):
     assert all((site / page).exists() for page in entries(contents))
     facts = yaml.safe_load((site / "nbdev.yml").read_text())["website"]
     assert (facts["title"], facts["site-url"], facts["repo-url"]) == (SETTINGS["title"], HOME, REPOSITORY)
+
+
+def test_reports_of_runs(tmp_path):
+    "A run's report is named by the run's hash, one that failed is no page, its links hold from its folder, and what is gone from results is gone from the site"
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "docs" / "prepare.py")
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    results, there = tmp_path / "in", tmp_path / "out"
+    report = read(ROOT / "results" / "e1" / "mamba-seed0.ipynb")
+    report["cells"].append({"cell_type": "markdown", "metadata": {}, "source": "[e1](21_e1.ipynb#training), ![](images/a.svg), [other](https://example.org)"})
+    for path in ("e1/0123456789ab/report.ipynb", "e1/0123456789ab/failed.ipynb", "e1/ba9876543210/report.ipynb", "e9/run.ipynb"):
+        (results / path).parent.mkdir(parents=True, exist_ok=True)
+        (results / path).write_text(json.dumps(report))
+    for path in ("21_e1.ipynb", "images/a.svg"):
+        (there / path).parent.mkdir(parents=True, exist_ok=True)
+        (there / path).write_text("")
+    assert set(prepare.add_reports(results, there)) == {"results/e1/index.ipynb", "results/e9/index.ipynb"}
+    page = read(there / "results" / "e1" / "0123456789ab" / "report.ipynb")
+    assert "title: 'E1: 0123456789ab'" in source(page["cells"][0]) and "backbone mamba" in source(page["cells"][0])
+    assert source(page["cells"][-1]) == "[e1](../../../21_e1.ipynb#training), ![](../../../images/a.svg), [other](https://example.org)"
+    assert {p.name for p in there.rglob("*.ipynb")} == {"21_e1.ipynb", "index.ipynb", "report.ipynb", "run.ipynb"}
+    shutil.rmtree(results / "e1" / "ba9876543210")
+    shutil.rmtree(results / "e9")
+    prepare.add_reports(results, there)
+    assert {p.relative_to(there).as_posix() for p in there.rglob("*.ipynb")} == {"21_e1.ipynb", "results/e1/index.ipynb", "results/e1/0123456789ab/report.ipynb"}
 
 
 @pytest.fixture(scope="module")
