@@ -13,7 +13,7 @@ __all__ = ['NAMES', 'NOTE', 'UNIT_TEXT', 'LINE_UNIT', 'TURN', 'HANDLE', 'NUMBERS
            'fitted_transfer', 'rmsep', 'ceiling', 'spectral_differences', 'transfer_frame', 'transfer_drawing',
            'explore_transfer']
 
-# %% ../nbs/37_explore.ipynb #c8a2f38f
+# %% ../nbs/37_explore.ipynb #8cd9bb7c
 import base64
 import html
 from collections.abc import Callable
@@ -42,6 +42,7 @@ from .metrics import REFERENCES, PerModality, regression_values
 from .models.dlinoss import place_poles
 from .models.recurrence import fft_convolve, impulse_response
 from .models.spektron import Spektron, from_pretrained, load_model
+from .neural_transfer import one_thread
 from .training import pretrain, read_checkpoint, reconstruct
 from .transfer_function import Filters, filter_banks, gains, oscillator_table, quefrencies, unit_circle
 
@@ -109,14 +110,14 @@ def _follow(box, new: Drawing) -> None:
         if new.layout != old.layout: box.figure.update_layout(new.layout)
     if new.svg != old.svg: box.structure.value = new.svg
 
-# %% ../nbs/37_explore.ipynb #29f87f94
+# %% ../nbs/37_explore.ipynb #f5dda399
 def _shell(controls: dict):
     "A box with controls above, and places for the message and the structure"
     w = _widgets()
     box = w.VBox()
     box.controls, box.message, box.structure = controls, w.HTML(), w.HTML()
     for c in controls.values(): c.style.description_width, c.layout.width = "120px", "345px"
-    rows = w.HBox(list(controls.values()), layout=w.Layout(flex_flow="row wrap", width="710px"))
+    rows = w.HBox(list(controls.values()), layout=w.Layout(flex_flow="row wrap", width="710px", flex="0 0 auto"))
     box.children = [w.HBox([rows, box.structure]), box.message]
     return box
 
@@ -428,8 +429,9 @@ def gap_fillers(
     values = np.where(valid, snv(corpus.spectra(rows), valid)[0], np.nan)
     return Fillers(t, corpus, parts.test, {r: PerModality(REFERENCES[r]).fit(values, corpus.modality[rows]) for r in references})
 
-# %% ../nbs/37_explore.ipynb #59beea15
+# %% ../nbs/37_explore.ipynb #4fda9431
 @torch.no_grad()
+@one_thread()
 def fillings(
     fillers: Fillers,
     batch: Batch,
@@ -648,10 +650,10 @@ def filter_drawing(
     title = f"{molecule}, {modality}; period {row.period:.3g}, decay {row.decay_length:.3g} cm⁻¹; quality {row.quality:.2g}"
     return Drawing(traces, dict(title_text=title, shapes=[handle(pole)], xaxis4_range=[float(x[-1]), float(x[0])], xaxis2_range=[0, 0.5 / spacing]))
 
-# %% ../nbs/37_explore.ipynb #558e4ecb
+# %% ../nbs/37_explore.ipynb #7503a1d4
 def _filter_controls(spacing: float, banks: list[Filters], period, decay, molecule, modality) -> dict:
     "Widgets for a pole and a spectrum"
-    w, log = _widgets(), dict(step=1e-4, readout_format=".3g")
+    w, log = _widgets(), dict(step=0.01, readout_format=".3g")
     layers = [("one oscillator", 0), *((b.name, k) for k, b in enumerate(banks, 1))]
     return dict(layer=w.Dropdown(options=layers, value=0, description="layer", disabled=not banks),
                 oscillator=w.IntSlider(0, max=1, description="oscillator", disabled=True),

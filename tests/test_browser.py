@@ -240,7 +240,7 @@ def drag_pole(page) -> float:
 
 
 def note_latency(name: str, taken: dict) -> None:
-    "Keep what was measured beside the screenshots; a second is the limit on a busy machine"
+    "Keep what was measured beside the screenshots; on a busy machine five seconds are the limit"
     (SHOTS / f"latency-{name}.json").write_text(json.dumps(taken | {"load average": os.getloadavg()[0]}, ensure_ascii=False, indent=1))
     assert max(taken.values()) < 5000, taken
 
