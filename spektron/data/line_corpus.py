@@ -21,11 +21,12 @@ from .corpus import SCHEMA, UNITS, Corpus, Origin, Tally, broadened, line_steps
 from .lines import ATTRIBUTES, INTENSITIES, LineList, load_lines
 from .spectra import lorentzian
 
-# %% ../../nbs/03d_line_corpus.ipynb #8fb16d78
+# %% ../../nbs/03d_line_corpus.ipynb #d21a005b
 def is_line_list(path: Path) -> bool:
     "Whether a file is a line list of this version"
-    if not h5py.is_hdf5(path): return False
-    with h5py.File(path, "r") as f: return f.attrs.get("schema") == ATTRIBUTES["schema"]
+    try:
+        with h5py.File(path, "r") as f: return f.attrs.get("schema") == ATTRIBUTES["schema"]
+    except OSError: return False  # not there, or no HDF5
 
 # %% ../../nbs/03d_line_corpus.ipynb #a8f6b8ba
 def padded_lines(
