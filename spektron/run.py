@@ -535,16 +535,16 @@ def experiment_grid(**values) -> list[dict]:
     "Every combination of the given lists of parameter values; the last varies fastest"
     return [dict(zip(values, combination)) for combination in itertools.product(*values.values())]
 
-# %% ../nbs/39_run.ipynb #bc598eab
+# %% ../nbs/39_run.ipynb #02bf320c
 def _run_of(given: argparse.Namespace) -> str:
     "Make the run that was asked for, and say where its report is. ChildProcessError if a cell failed"
-    parameters = {name: value for name, value in given.parameter}
+    parameters, looked_at = {name: value for name, value in given.parameter}, sys.stderr.isatty()
     if given.output:
-        try: return f"the report is {run_notebook(given.experiment, given.output, parameters)}"
+        try: return f"the report is {run_notebook(given.experiment, given.output, parameters, looked_at)}"
         except Exception as e:
             if not hasattr(e, "ename"): raise
             raise ChildProcessError(f"{what_failed(e)[1]}\n{given.experiment} failed; {given.output} shows where") from e
-    record, folder = execute_run(given.experiment, parameters, again=given.again), run_folder(given.experiment, parameters)
+    record, folder = execute_run(given.experiment, parameters, looked_at, given.again), run_folder(given.experiment, parameters)
     report = folder / record["report"] if record["report"] else folder / "run.json"
     if record["state"] == "failed": raise ChildProcessError(f"{record['traceback']}\n{given.experiment} failed: {record['error']}; {report} shows where")
     return f"the report is {report}" if record["report"] else f"papermill is not installed, so there is no report; the record is {report}"
