@@ -174,7 +174,7 @@ def local_cluster(workers: int = 2, threads: int | None = None, retries: int = 2
     with dask.config.set(_SETTINGS):
         return SpecCluster(spec, dict(cls=Scheduler, options=_scheduler(retries, host="127.0.0.1", port=0)), silence_logs=logging.CRITICAL, name="local")
 
-# %% ../nbs/39b_sweep.ipynb #ebc4f610
+# %% ../nbs/39b_sweep.ipynb #397bdd6c
 @dataclass(frozen=True)
 class Boxes:
     "Machines that are reached over SSH"
@@ -191,6 +191,7 @@ def parse_ssh(where: str) -> Boxes:
     parts = [re.fullmatch(r"(?:([\w.-]+)@)?([\w.-]+)(?::(\d+))?", part) for part in found[1].split(",")] if found else [None]
     if not all(parts): raise ValueError(f"cluster={where!r}: expected ssh://[user@]box[:port],...[/folder], e.g. ssh://box1,me@box2:2222/srv/spektron")
     hosts = [dict(host=p[2]) | ({"username": p[1]} if p[1] else {}) | ({"port": int(p[3])} if p[3] else {}) for p in parts]
+    if len(set(map(label, hosts))) < len(hosts): raise ValueError(f"cluster={where!r} names a machine twice; --workers says how many workers each has")
     return Boxes(tuple(hosts), found[2] and found[2].replace("/~/", "~/", 1))
 
 # %% ../nbs/39b_sweep.ipynb #fa9a7fdd

@@ -89,8 +89,8 @@ def sshd(tmp_path_factory):
     for key in ("host", "user"): subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", at / key], check=True)
     (at / "sshd_config").write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nStrictModes no\nUsePAM no\nPubkeyAuthentication yes\n"
                                     "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\nLogLevel ERROR\n")
-    (at / "known_hosts").write_text(f"[127.0.0.1]:{port} {(at / 'host.pub').read_text()}")
-    (at / ".ssh" / "config").write_text(f"Host 127.0.0.1\n  IdentityFile {at}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {at}/known_hosts\n")
+    (at / "known_hosts").write_text(f"[127.0.0.1]:{port},[localhost]:{port} {(at / 'host.pub').read_text()}")
+    (at / ".ssh" / "config").write_text(f"Host 127.0.0.1 localhost\n  IdentityFile {at}/user\n  IdentitiesOnly yes\n  UserKnownHostsFile {at}/known_hosts\n")
     if os.geteuid() == 0: Path("/run/sshd").mkdir(exist_ok=True)  # which the server wants to see when root starts it
     with (at / "log").open("w") as log: running = subprocess.Popen([server, "-D", "-e", "-f", at / "sshd_config"], stderr=log)
     def answers():
@@ -117,7 +117,7 @@ def test_a_killed_worker_and_the_same_rows_over_ssh(tmp_path, monkeypatch, reque
     tensors, text = read_checkpoint(checkpoint)
     text["seconds"]["wall"] += 1000
     save_file(tensors, checkpoint, metadata={"spektron": json.dumps(text)})
-    assert process.wait(400) == 0, (here / "said").read_text()
+    assert process.wait(900) == 0, (here / "said").read_text()
     said = (here / "said").read_text()
 
     runs, rows = load_runs("e1", here / "results").set_index("hash"), load_rows("e1", here / "results").set_index("hash")
@@ -252,6 +252,19 @@ def test_sync(sshd, tmp_path, monkeypatch):
     os.utime(box / "results/e1/0123456789ab.json", (0, 0))  # an older one than here
     assert sorted(sync(target, "down", ssh=ssh)) == sorted(f"down {name}" for name in came) and sync(target, ssh=ssh) == []
     assert (here / "results/e1/0123456789ab.json").read_text() == "results/e1/0123456789ab.json" and not (here / "results/e1/core").exists()
+
+
+def test_two_boxes(sshd, tmp_path, monkeypatch):
+    "Each takes runs, and sends what they left to this machine, whose folders it does not see"
+    port, config = sshd
+    box, here = toy_project(tmp_path / "box"), toy_project(tmp_path / "here")
+    (box / ".venv").symlink_to(sys.prefix)
+    monkeypatch.setenv("HOME", str(config.parent.parent))
+    monkeypatch.setenv("SPEKTRON_ROOT", str(here))
+    Thread(target=lambda: wait_for(lambda: (box / "began-2").exists() and (box / "began-4").exists()) and (box / "go").touch(), daemon=True).start()
+    swept = sweep("toy", sweep_grid("toy", {"seed": "2,4,3"}), f"ssh://127.0.0.1:{port},localhost:{port}{box}", workers=1, progress=False)
+    assert swept.state.tolist() == ["done", "done", "failed"] and set(swept.worker[:2]) == {f"127.0.0.1:{port}-0", f"localhost:{port}-0"}
+    assert load_runs("toy", here / "results").error.dropna().tolist() == ["AssertionError: no such seed"] and all(Path(report).exists() for report in swept.report) and not (here / "began-2").exists()
 
 
 def test_a_box_that_does_not_let_one_in(sshd, tmp_path, monkeypatch):
