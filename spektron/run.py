@@ -251,7 +251,7 @@ def summary_table(
         if name not in rows.columns: raise ValueError(f"no column {name!r} in {len(rows)} rows; {suggestion(name, rows.columns)}")
     return rows.groupby(by, sort=False)[list(values)].agg(lambda x: mean_spread(x, digits))
 
-# %% ../nbs/39_run.ipynb #e3a19f24
+# %% ../nbs/39_run.ipynb #3b9ed3fd
 def known_notebooks() -> dict[str, Path]:
     "The numbered notebooks of the project by short name"
     return {p.stem.partition("_")[2]: p for p in sorted((project_root() / "nbs").glob("[0-9]*_*.ipynb"))}
@@ -260,7 +260,7 @@ def find_notebook(name: str) -> Path:
     "The notebook of an experiment by its short name (`e1`) or its path. ValueError with what there is"
     if name.endswith(".ipynb") and Path(name).is_file(): return Path(name)
     known = known_notebooks()
-    if name not in known: raise ValueError(f"experiment {name!r} is not known; {suggestion(name, known)}")
+    if name not in known: raise ValueError(f"experiment {name!r} is not known; {suggestion(name, experiments())}")
     return known[name]
 
 def short_name(notebook: Path) -> str:
