@@ -10,6 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core for
 
 SMOKE = {"budget": "smoke", "steps": 4, "splits": 2, "seeds": "0", "directions": "simulated:A:B"}
 OWN = {"23_e3": {"seeds": "0 1"}}  # what one experiment needs besides: a spread over seeds
+LONGEST = ("test_a_killed_worker_and_the_same_rows_over_ssh", "20_training", "20a_neural_transfer", "test_explorers_in_jupyterlab", "38_bench", "19_model", "10b_cuda_kernels", "39_run", "23_e3")
+
+
+def pytest_collection_modifyitems(items):
+    "The longest tests go first, so that no core is idle while another is busy with the last of them"
+    items.sort(key=lambda item: LONGEST.index(item.name) if item.name in LONGEST else len(LONGEST))
 
 
 def is_experiment(path: Path) -> bool:

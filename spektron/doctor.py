@@ -74,12 +74,12 @@ def check_python():
     enough = sys.version_info[:2] >= tuple(map(int, least.split(".")))
     return "ok" if enough else "missing", f"{platform.python_version()}, at least {least} expected"
 
-# %% ../nbs/39c_doctor.ipynb #64e65432
+# %% ../nbs/39c_doctor.ipynb #8ce6ad4b
 def pins() -> dict[str, str]:  # name, in small letters with hyphens -> version
     "The versions in `constraints.txt` of the project; empty if there is none"
     path = project_root() / "constraints.txt"
-    lines = path.read_text().split() if path.exists() else []
-    return {name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines)}
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()] if path.exists() else []
+    return {name.lower().replace("_", "-"): version for name, _, version in (line.partition("==") for line in lines if line)}
 
 # %% ../nbs/39c_doctor.ipynb #10367546
 def compare_packages(

@@ -205,8 +205,7 @@ def _works(backend: str, family: str, device: str) -> bool:
 
 _TRIALS = {"oscillator": lambda x, backend: _oscillator(x, *torch.ones(3, 1, 1, dtype=torch.float64, device=x.device), backend)}
 
-# %% ../../nbs/10_recurrence.ipynb #bb727a3d
-@torch.compiler.assume_constant_result
+# %% ../../nbs/10_recurrence.ipynb #dc16f03d
 def _choose(path: str, family: str, device: str) -> str:
     "The path to take: `loop`, `torch`, `numba` or `triton`. ValueError for one that is unknown or belongs to another device"
     if path not in PATHS: raise ValueError(f"path={path!r} is not known; allowed: {', '.join(PATHS)}")
@@ -215,6 +214,8 @@ def _choose(path: str, family: str, device: str) -> str:
     if backend == "numba" and kind != "cpu": raise ValueError(f"path='numba' runs on a CPU, the tensors are on {device}; use path='auto'")
     if backend == "triton" and kind != "cuda" and os.environ.get("TRITON_INTERPRET") != "1": raise ValueError(f"path='triton' runs on CUDA, the tensors are on {device}; use path='auto'")
     return backend if backend not in BACKENDS or _works(backend, family, device) else "torch"
+
+_choose._dynamo_marked_constant = True  # so marks `torch.compiler.assume_constant_result`, which takes more than a second to import the compiler
 
 # %% ../../nbs/10_recurrence.ipynb #e91ab2dd
 def _each_direction(run: Callable, sequences: list[Tensor], parameters: list[Tensor]) -> Tensor:
