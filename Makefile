@@ -14,7 +14,7 @@ test: $(VENV)/installed
 
 $(VENV)/installed: settings.ini setup.py constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt -e ".[dev,lines,sources,sweep,transfer]"
+	$(VENV)/bin/pip install -q --no-compile -c constraints.txt -e ".[dev,lines,sources,sweep,transfer]"
 	touch $@
 
 # README.md is nbs/index.ipynb without its code

@@ -8,9 +8,10 @@ __all__ = ['PASSES', 'PEERS', 'WORKS', 'LENGTHS', 'LOOP_STOPS', 'COMPARISONS', '
            'mamba_works', 'scan_works', 'memory_growth', 'Limits', 'measure_limits', 'floor_seconds', 'traffic',
            'Group', 'measure_group', 'group_memory', 'fresh_memory', 'memory_case', 'fit_exponent', 'length_rows',
            'exponents', 'path_rows', 'Comparison', 'compare', 'mixer_groups', 'bench_mixers', 'backbone_work',
-           'backbone_sizes', 'bench_backbones', 'Ledger', 'step_parts', 'watched', 'operator_name', 'operators',
-           'profile_step', 'bench_train', 'environment', 'write_result', 'read_result', 'amount', 'columns',
-           'comparison_line', 'row_line', 'profile_lines', 'data_line', 'table', 'run_bench', 'main']
+           'backbone_sizes', 'backbone_memory', 'bench_backbones', 'bench_lengths', 'Ledger', 'step_parts', 'watched',
+           'operator_name', 'operators', 'profile_step', 'bench_train', 'environment', 'write_result', 'read_result',
+           'amount', 'columns', 'comparison_line', 'row_line', 'profile_lines', 'data_line', 'table', 'run_bench',
+           'run_benches', 'main']
 
 # %% ../nbs/38_bench.ipynb #1654af46
 import argparse
@@ -168,9 +169,9 @@ def layer_work(layer: nn.Module, u: Tensor) -> Work:
     "`layer` at the input `u`, with the gradients of both"
     return Work(lambda: layer(u), [u, *layer.parameters()])
 
-# %% ../nbs/38_bench.ipynb #ba8458fe
+# %% ../nbs/38_bench.ipynb #628386b7
 def dlinoss_works(B: int, L: int, H: int, P: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Work]:
-    "The core of D-LinOSS by three ways, its filter and its layer, and the dense maps of each alone"
+    "The core of D-LinOSS by three ways (on CUDA four), its filter and its layer, and the dense maps of each alone"
     layer, u = DLinOSSLayer(H, P).to(device), torch.randn(B, L, H, device=device, requires_grad=True)
     poles = [p.detach().requires_grad_() for p in layer.oscillators()]
     def core(scan): return lambda: F.linear(scan(F.linear(u, layer.B), *poles), layer.C)
@@ -180,6 +181,7 @@ def dlinoss_works(B: int, L: int, H: int, P: int, device: str = "cpu", dtype: to
              "core, tree scan": Work(core(tree_scan), ends + poles), "two maps alone": Work(maps, ends, flops),
              "filter": Work(lambda: layer.filter(u), [u, *(p for name, p in layer.named_parameters() if name not in outside)]),
              "layer": layer_work(layer, u), "three maps alone": Work(lambda: layer.mix(maps()), [*ends, *layer.mix.parameters()], flops + 4 * B * L * H * H)}
+    if device == "cuda": works["core, torch.compile"] = Work(torch.compile(works["core, plain torch"].run), ends + poles)
     return {name: replace(w, dtype=dtype) for name, w in works.items()}
 
 # %% ../nbs/38_bench.ipynb #91a3d786
@@ -382,11 +384,11 @@ def length_rows(lengths: tuple[int, ...], layers: dict[str, dict], device: str, 
     cases = {(name, L): one_pass(WORKS[name](B=1, L=L, **sizes, device=device, dtype=dtype)["layer"], "both") for name, sizes in layers.items() for L in lengths}
     return [dict(layer=name, length=L, **summary(t)) for (name, L), t in interleaved(cases, repeats, device=device).items()]
 
-# %% ../nbs/38_bench.ipynb #386d0ac1
-def exponents(rows: list[dict]) -> dict[str, float]:
-    "The fitted exponent of each layer"
-    def of(layer): return [r for r in rows if r["layer"] == layer]
-    return {layer: fit_exponent([r["length"] for r in of(layer)], [r["median_s"] for r in of(layer)]) for layer in dict.fromkeys(r["layer"] for r in rows)}
+# %% ../nbs/38_bench.ipynb #c4de8921
+def exponents(rows: list[dict], key: str = "layer") -> dict[str, float]:
+    "The fitted exponent of each layer, or of whatever stands under `key`"
+    def of(name): return [r for r in rows if r[key] == name]
+    return {name: fit_exponent([r["length"] for r in of(name)], [r["median_s"] for r in of(name)]) for name in dict.fromkeys(r[key] for r in rows)}
 
 # %% ../nbs/38_bench.ipynb #64097d3d
 LOOP_STOPS = 2048  # longest sequence for which the loop is timed
@@ -426,11 +428,13 @@ def _against(title: str, group: str, measured: str, reference: str, relation: st
     "A comparison of two works of one group"
     return Comparison(title, (group, measured, which), (group, reference, which), relation, target, **rest)
 
-# %% ../nbs/38_bench.ipynb #455a3e39
+# %% ../nbs/38_bench.ipynb #f5208ef1
 COMPARISONS = [
     _against("D-LinOSS core / its two maps", "dlinoss", "core", "two maps alone", target=1.15),
     _against("D-LinOSS core in plain torch / its two maps", "dlinoss", "core, plain torch", "two maps alone"),
     _against("D-LinOSS core by tree scan / its two maps", "dlinoss", "core, tree scan", "two maps alone"),
+    _against("D-LinOSS core by torch.compile / by its kernel", "dlinoss, large", "core, torch.compile", "core", ">=", device="cuda"),
+    _against("D-LinOSS core in plain torch / by its kernel", "dlinoss, large", "core, plain torch", "core", ">=", device="cuda"),
     _against("D-LinOSS filter / its two maps", "dlinoss", "filter", "two maps alone"),
     _against("D-LinOSS layer / its three maps", "dlinoss", "layer", "three maps alone"),
     _against("S4D layer, state 64 / its map", "s4d, state 64", "layer", "one map alone", target=2.0),
@@ -448,7 +452,7 @@ COMPARISONS = [
     *(Comparison(f"oscillators, {which}: share of copy rate", ("scans, large", "oscillators", which), None, ">=", 0.60, "floor_share", "cuda") for which in ("forward", "both")),
 ]
 
-# %% ../nbs/38_bench.ipynb #553b1f8c
+# %% ../nbs/38_bench.ipynb #07c8d47c
 def mixer_groups(device: str, quick: bool = False) -> list[Group]:
     "What is measured of the mixers on a device"
     groups = [Group("mamba, memory given back", "mamba", dict(B=2, L=2048, H=256, N=16))] if device == "cpu" else []
@@ -458,7 +462,7 @@ def mixer_groups(device: str, quick: bool = False) -> list[Group]:
               Group("scans", "scan", dict(B=4, L=2048, H=256, P=128, N=64), PASSES, ("oscillators", "diagonal")),
               Group("scans, selective", "scan", dict(B=2, L=2048, H=512, P=1, N=16), PASSES, ("selective",))]
     if device == "cuda":
-        cores, large = ("core", "core, plain torch", "two maps alone"), dict(B=64, L=2048, H=256, P=128)
+        cores, large = ("core", "core, plain torch", "core, torch.compile", "two maps alone"), dict(B=64, L=2048, H=256, P=128)
         groups += [Group("dlinoss, small", "dlinoss", dict(B=8, L=256, H=64, P=128), ("forward", "both"), (*cores, "core, tree scan")),
                    Group("dlinoss, large", "dlinoss", large, ("forward", "both"), cores), Group("scans, large", "scan", large | dict(N=2), PASSES, ("oscillators",))]
     if not quick: return groups
@@ -494,7 +498,11 @@ def backbone_sizes(config: Config, backbone: str, B: int) -> dict:
     tokens = 2 + -(-config.data.n_points // m.points_per_token)  # [CLS] and [DOMAIN] before the content
     return dict(backbone=backbone, width=solve_width(backbone, m.n_parameters, m.depth), depth=m.depth, B=B, L=tokens)
 
-# %% ../nbs/38_bench.ipynb #28a482c7
+# %% ../nbs/38_bench.ipynb #c6e33684
+def backbone_memory(run: Callable[[], object], sizes: dict, device: str, dtype: torch.dtype) -> int:
+    "Bytes by which memory rises in `run`, a pass of the backbone of `sizes`; on a CPU a fresh process makes it anew"
+    return memory_growth(run, device) if device == "cuda" else fresh_memory(dict(kind="backbone", sizes=sizes), dtype)
+
 def bench_backbones(device: str, dtype: torch.dtype, repeats: int, quick: bool = False) -> dict:
     "Tokens per second and memory of all backbones, at the sizes of the budgets `laptop` and `paper`"
     rows = []
@@ -505,9 +513,22 @@ def bench_backbones(device: str, dtype: torch.dtype, repeats: int, quick: bool =
         for (b, which), times in interleaved(cases, repeats, device=device).items():
             row = {"budget": name, "backbone": b, "pass": which, "sizes": {k: v for k, v in sizes[b].items() if k != "backbone"}, **summary(times)}
             rows.append(row | dict(tokens_per_s=B * sizes[b]["L"] / row["median_s"]))
-            if which == "both": rows[-1]["memory_bytes"] = memory_growth(cases[b, which], device) if device == "cuda" else \
-                fresh_memory(dict(kind="backbone", sizes=sizes[b]), dtype)
+            if which == "both": rows[-1]["memory_bytes"] = backbone_memory(cases[b, which], sizes[b], device, dtype)
     return dict(rows=rows)
+
+# %% ../nbs/38_bench.ipynb #85f31be4
+def bench_lengths(device: str, dtype: torch.dtype, repeats: int, quick: bool = False) -> dict:
+    "Time and memory of each backbone at the size of the budget `paper` against length, forward and backward, at batch 1"
+    model = budget("smoke" if quick else "paper").model
+    lengths = (32, 64) if quick else LENGTHS if device == "cuda" else [L for L in LENGTHS if L <= 8192]
+    rows = []
+    for b in BACKBONES:
+        sizes = {L: dict(backbone=b, width=solve_width(b, model.n_parameters, model.depth), depth=model.depth, B=1, L=L) for L in lengths}
+        cases = {L: one_pass(backbone_work(**s, device=device, dtype=dtype), "both") for L, s in sizes.items()}
+        for L, times in interleaved(cases, max(2, repeats // 2), device=device).items():
+            rows.append({"backbone": b, "length": L, "pass": "both", **summary(times)})
+            rows[-1] |= dict(tokens_per_s=L / rows[-1]["median_s"], memory_bytes=backbone_memory(cases[L], sizes[L], device, dtype))
+    return dict(rows=rows, exponents=exponents(rows, "backbone"))
 
 # %% ../nbs/38_bench.ipynb #8bfe9813
 class Ledger:
@@ -576,7 +597,7 @@ def operators(step: Callable[[], object], device: str, top: int = 12) -> list[di
     total = sum(spent.values()) or 1.0
     return [dict(name=name, self_s=spent[name], calls=calls[name], share=spent[name] / total) for name in sorted(spent, key=spent.get, reverse=True)[:top]]
 
-# %% ../nbs/38_bench.ipynb #2739ca4b
+# %% ../nbs/38_bench.ipynb #a36a7f77
 def profile_step(config: Config, corpus, indices: np.ndarray, repeats: int) -> dict:
     "Where the time of a training step goes (medians), spectra per second, and the operators that take most"
     accelerator, state = training.start(config, corpus.axis)
@@ -588,8 +609,10 @@ def profile_step(config: Config, corpus, indices: np.ndarray, repeats: int) -> d
     times = interleaved({"bare": step, "watched": watched_step}, repeats, device=device, sample=0)
     parts = {name: statistics.median(l.seconds[name] for l in ledgers[-repeats:]) for name in PARTS}
     step_s = statistics.median(times["bare"])
-    return dict(batch=batch, step_s=step_s, watched_s=statistics.median(times["watched"]), parts=parts, parts_sum=sum(parts.values()) / step_s, spectra_per_s=batch / step_s,
-                peak_memory_bytes=training.peak_memory(accelerator) if device == "cuda" else None, operators=operators(step, device))
+    found = operators(step, device)
+    busy = found[0]["self_s"] / found[0]["share"] / step_s if device == "cuda" else None  # the time of all kernels, in one stream
+    return dict(batch=batch, step_s=step_s, gpu_busy=busy, watched_s=statistics.median(times["watched"]), parts=parts, parts_sum=sum(parts.values()) / step_s, spectra_per_s=batch / step_s,
+                peak_memory_bytes=training.peak_memory(accelerator) if device == "cuda" else None, operators=found)
 
 # %% ../nbs/38_bench.ipynb #03a769ee
 def bench_train(device: str, dtype: torch.dtype, repeats: int, quick: bool = False, batch: int = 0) -> dict:
@@ -654,19 +677,19 @@ def comparison_line(c: dict) -> list[str]:
     target = "" if c["target"] is None else f"{c['relation']} {said(c['target'])}"
     return [c["title"], amount(c["measured"], c["quantity"]), amount(c["reference"], c["quantity"]), said(c["value"]) if c["reference"] else "", target, {True: "met", False: "missed", None: ""}[c["met"]]]
 
-# %% ../nbs/38_bench.ipynb #6ecc6398
+# %% ../nbs/38_bench.ipynb #f8e45620
 def row_line(row: dict) -> list[str]:
     "A row of a result as columns: what, time and quartiles, floor, memory, tokens per second"
-    what = " ".join(row[k] for k in ("group", "budget", "backbone", "name") if k in row)
+    what = " ".join(str(row[k]) for k in ("group", "budget", "backbone", "name", "length") if k in row)
     speed = f"{row['tokens_per_s']:.3g} tokens/s" if "tokens_per_s" in row else amount(row.get("floor_s"))
     return [what, row["pass"], amount(row["median_s"]), f"{amount(row['low_s'])} .. {amount(row['high_s'])}", speed, amount(row.get("memory_bytes"), "memory_bytes")]
 
-# %% ../nbs/38_bench.ipynb #159bdac7
+# %% ../nbs/38_bench.ipynb #4563f8e4
 def profile_lines(backbones: dict[str, dict]) -> list[list[str]]:
     "The profile of each backbone as a column: spectra per second, the step, and its parts"
     def line(title, of): return [title, *(of(p) for p in backbones.values())]
     shares = [line(part, lambda p: f"{p['parts'].get(part, 0.0) / sum(p['parts'].values()):.1%}") for part in next(iter(backbones.values()))["parts"]]
-    ends = [line("spectra/s", lambda p: f"{p['spectra_per_s']:.3g}"), line("step", lambda p: amount(p["step_s"])), line("parts / step", lambda p: f"{p['parts_sum']:.1%}")]
+    ends = [line("spectra/s", lambda p: f"{p['spectra_per_s']:.3g}"), *([line("GPU busy", lambda p: f"{p['gpu_busy']:.0%}")] if all(p.get("gpu_busy") for p in backbones.values()) else []), line("step", lambda p: amount(p["step_s"])), line("parts / step", lambda p: f"{p['parts_sum']:.1%}")]
     return [["", *backbones], *ends, *shares]
 
 # %% ../nbs/38_bench.ipynb #ccd8492a
@@ -676,19 +699,19 @@ def data_line(row: dict) -> list[str]:
     met = row["value"] >= row["target"] if row["relation"] == ">=" else row["value"] <= row["target"]
     return [row["what"], f"{row['value']:,.4g} {row['unit']}", f"{row['relation']} {row['target']:,.4g}", "met" if met else "missed"]
 
-# %% ../nbs/38_bench.ipynb #acf982a4
+# %% ../nbs/38_bench.ipynb #9483b946
 def table(result: dict) -> str:
     "A result as text"
     if "backbones" in result:
         tops = [[b, o["name"], amount(o["self_s"]), str(o["calls"]), f"{o['share']:.1%}"] for b, p in result["backbones"].items() for o in p["operators"][:6]]
         return columns(profile_lines(result["backbones"])) + "\n\n" + columns([["backbone", "operator", "self", "calls", "share"], *tops])
     if result["bench"] == "data": return columns([["", "measured", "target", ""], *map(data_line, result["rows"])])
-    text = columns([["", "pass", "median", "quartiles", "speed" if result["bench"] == "backbones" else "floor", "memory"], *map(row_line, result["rows"])])
+    text = columns([["", "pass", "median", "quartiles", "speed" if result["bench"] in ("backbones", "lengths") else "floor", "memory"], *map(row_line, result["rows"])])
     if "comparisons" not in result: return text
     return text + "\n\n" + columns([["", "measured", "reference", "ratio", "target", ""], *map(comparison_line, result["comparisons"])]) + "".join(f"\nleft out: {s}" for s in result["skipped"])
 
-# %% ../nbs/38_bench.ipynb #2828d602
-BENCHES = {"mixers": bench_mixers, "backbones": bench_backbones, "train": bench_train, "data": bench_data}
+# %% ../nbs/38_bench.ipynb #ad14a05b
+BENCHES = {"mixers": bench_mixers, "backbones": bench_backbones, "lengths": bench_lengths, "train": bench_train, "data": bench_data}
 
 def run_bench(
     what: str,  # a name in BENCHES
@@ -709,23 +732,36 @@ def run_bench(
     found = BENCHES[what](device, getattr(torch, dtype), repeats, quick, **({"batch": batch} if what == "train" else {}))
     return dict(bench=what, device=device, dtype=dtype, quick=quick, repeats=repeats, environment=where, **found)
 
-# %% ../nbs/38_bench.ipynb #8c1f185b
+
+def run_benches(
+    what: list[str],  # names in BENCHES
+    device: str = "cpu",
+    out: Path | None = None,  # file of the result, if `what` is one bench; None: results/bench/WHAT-DEVICE.json
+    **given,  # of `run_bench`
+) -> Iterator[tuple[dict, Path]]:
+    "Each result in turn, with the file to which it was written. ValueError for what is not there, before anything is measured"
+    if unknown := [w for w in what if w not in BENCHES]: raise ValueError(f"bench {unknown[0]!r} is not known; allowed: {', '.join(BENCHES)}")
+    if out and len(what) > 1: raise ValueError(f"one file, {out}, for {len(what)} benches; leave --out away, each then has its own in {results_dir() / 'bench'}")
+    for w in what: yield (result := run_bench(w, device, **given)), write_result(result, out or results_dir() / "bench" / f"{w}-{device}.json")
+
+# %% ../nbs/38_bench.ipynb #f42df8c4
 def main(argv=None) -> int:
     "The command line: exit code 0, or 2 with one line about what is wrong"
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["memory-case"]: return print(memory_case(json.loads(argv[1]))) or 0  # one number, for `fresh_memory`
     p = argparse.ArgumentParser(prog="python -m spektron.bench", description="Measure speed and memory, print a table and write a file of results.",
                                 epilog="example: python -m spektron.bench mixers --device cpu --out results/bench/mixers-cpu.json")
-    p.add_argument("what", help=f"what to measure: {', '.join(BENCHES)}")
+    p.add_argument("what", nargs="+", help=f"what to measure: {', '.join(BENCHES)}")
     p.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    p.add_argument("--out", type=Path, help="file of results (default results/bench/WHAT-DEVICE.json)")
+    p.add_argument("--out", type=Path, help="file of results, of one bench (default results/bench/WHAT-DEVICE.json)")
     p.add_argument("--dtype", default="", help="float32 or bfloat16 (default: bfloat16 on cuda, float32 on cpu)")
     p.add_argument("--repeats", type=int, default=7, help="times of each case (default 7); the slowest groups take half as many")
     p.add_argument("--batch", type=int, default=0, help="spectra in a training step (default 4 on cpu, 64 on cuda)")
     p.add_argument("--quick", action="store_true", help="tiny sizes, to test the command; the numbers mean nothing")
     given = p.parse_args(argv)
-    try: path = write_result(result := run_bench(given.what, given.device, given.dtype, given.repeats, given.quick, given.batch), given.out or results_dir() / "bench" / f"{given.what}-{given.device}.json")
+    try:
+        for result, path in run_benches(**vars(given)): print(f"{table(result)}\n\nwritten to {path}", flush=True)
     except (ValueError, OSError) as e: return print(f"{p.prog}: {e}", file=sys.stderr) or 2
-    return print(f"{table(result)}\n\nwritten to {path}") or 0
+    return 0
 
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())

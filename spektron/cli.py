@@ -531,12 +531,12 @@ def explore(
         except KeyboardInterrupt: return print("closed", file=sys.stderr) or 0
         finally: child.terminate(); child.wait()
 
-# %% ../nbs/39d_cli.ipynb #70926c62
-@command(app, "bench", "bench mixers", "bench train --device cuda --batch 64", files=("results/bench/",), rich_help_panel=MACHINE)
+# %% ../nbs/39d_cli.ipynb #cb906493
+@command(app, "bench", "bench mixers", "bench mixers backbones lengths train --device cuda", files=("results/bench/",), rich_help_panel=MACHINE)
 def bench(
-    what: Annotated[str, typer.Argument(help="mixers, backbones, train or data.", show_default=False)],
+    what: Annotated[list[str], typer.Argument(help="One or several of mixers, backbones, lengths, train and data.", show_default=False)],
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to measure.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="File of results (default: results/bench/WHAT-DEVICE.json).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of results, of one bench (default: results/bench/WHAT-DEVICE.json).")] = None,
     dtype: Annotated[str, typer.Option(metavar="float32|bfloat16", help="Number format (default: bfloat16 on cuda, float32 on cpu).", show_default=False)] = "",
     repeats: Annotated[int, typer.Option(min=1, help="Times of each case; the slowest groups take half as many.")] = 7,
     batch: Annotated[int, typer.Option(min=0, help="Spectra in a training step; 0: 4 on cpu, 64 on cuda.")] = 0,
@@ -545,12 +545,9 @@ def bench(
     """Measure speed and memory.
 
     Prints a table and writes a file of results."""
-    from spektron.bench import run_bench, table, write_result
-    from spektron.config import results_dir
+    from spektron.bench import run_benches, table
 
-    result = run_bench(what, device, dtype, repeats, quick, batch)
-    path = write_result(result, out or results_dir() / "bench" / f"{what}-{device}.json")
-    print(f"{table(result)}\n\nwritten to {path}")
+    for result, path in run_benches(what, device, out, dtype=dtype, repeats=repeats, quick=quick, batch=batch): print(f"{table(result)}\n\nwritten to {path}", flush=True)
 
 # %% ../nbs/39d_cli.ipynb #cef6d850
 @command(app, "doctor", "doctor", "doctor torch CUDA", files=("settings.ini", "constraints.txt", "data/"), rich_help_panel=MACHINE)

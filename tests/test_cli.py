@@ -254,12 +254,15 @@ def test_doctor_exit_code(monkeypatch):
 def test_bench_asks_the_library(monkeypatch, tmp_path):
     "The words of the command arrive, and its file is written where it says"
     asked = []
-    monkeypatch.setattr("spektron.bench.run_bench", lambda *a: asked.append(a) or {"what": a[0]})
+    monkeypatch.setattr("spektron.bench.run_bench", lambda *a, **given: asked.append((*a, given)) or {"what": a[0]})
     monkeypatch.setattr("spektron.bench.table", lambda result: f"table of {result['what']}")
     monkeypatch.setattr("spektron.bench.write_result", lambda result, path: path)
     assert spektron("bench", "train", "--device", "cuda", "--dtype", "float32", "--repeats", 3, "--batch", 64, "--quick").stdout.startswith("table of train\n")
     done = spektron("bench", "mixers", "--out", tmp_path / "b.json")
-    assert asked == [("train", "cuda", "float32", 3, True, 64), ("mixers", "cpu", "", 7, False, 0)] and str(tmp_path / "b.json") in done.stdout
+    usual = dict(dtype="", repeats=7, quick=False, batch=0)
+    assert asked == [("train", "cuda", dict(dtype="float32", repeats=3, quick=True, batch=64)), ("mixers", "cpu", usual)] and str(tmp_path / "b.json") in done.stdout
+    asked.clear()
+    assert spektron("bench", "mixers", "lengths").exit_code == 0 and asked == [("mixers", "cpu", usual), ("lengths", "cpu", usual)]
 
 
 def test_sweep_of_what_is_there(toy, tmp_path):
