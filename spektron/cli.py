@@ -9,20 +9,22 @@ __all__ = ['STOPPED', 'FILES', 'app', 'EXPERIMENTS', 'DATA', 'MACHINE', 'Experim
            'notebook_names', 'watched', 'parameter_lines', 'notebook_place', 'run_ended', 'run', 'duration',
            'plan_text', 'sweep_ended', 'sweep', 'sync', 'written_report', 'report', 'overview', 'compute_lines',
            'listed_as', 'line_text', 'show_lines', 'collected', 'corpus_list', 'corpus_fetch', 'corpus_build',
-           'corpus_report', 'corpus_verify', 'explorer_call', 'explorer_notebook', 'open_port', 'server', 'explore',
-           'bench', 'doctor', 'main']
+           'corpus_report', 'corpus_verify', 'explorer_call', 'explorer_notebook', 'open_port', 'server',
+           'closed_as_by_ctrl_c', 'explore', 'bench', 'doctor', 'main']
 
-# %% ../nbs/39d_cli.ipynb #677edc25
+# %% ../nbs/39d_cli.ipynb #8e77c153
 import inspect
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -509,7 +511,17 @@ def server(
     lab = ["--ServerApp.log_level=WARN", *(["--allow-root"] if hasattr(os, "geteuid") and not os.geteuid() else [])]
     return [sys.executable, "-m", name, str(page), *([] if browser else ["--no-browser"]), *open_port(port), *([] if voila else lab)]
 
-# %% ../nbs/39d_cli.ipynb #6c49aa59
+# %% ../nbs/39d_cli.ipynb #56629148
+@contextmanager
+def closed_as_by_ctrl_c() -> Iterator[None]:
+    "A context in which a window that is closed (SIGHUP) and a request to end (SIGTERM) do what Ctrl-C does"
+    def close(*_): raise KeyboardInterrupt
+    before = {s: signal.signal(s, close) for name in ("SIGHUP", "SIGTERM") if (s := getattr(signal, name, None))}
+    try: yield
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
+
+# %% ../nbs/39d_cli.ipynb #352a527d
 @command(app, "explore", "explore spectra", "explore filters --voila -p period=25", "explore masks --no-browser --port 8890", files=("a notebook for the occasion",), rich_help_panel=EXPERIMENTS, cls=WithParameters)
 def explore(
     what: Annotated[str, typer.Argument(help=f"{', '.join(EXPLORERS[:-1])} or {EXPLORERS[-1]}.", autocompletion=lambda: list(EXPLORERS), show_default=False)],
@@ -524,7 +536,7 @@ def explore(
     from spektron.config import project_root
     from spektron.run import literal
 
-    with tempfile.TemporaryDirectory(prefix="spektron-") as d:
+    with tempfile.TemporaryDirectory(prefix="spektron-") as d, closed_as_by_ctrl_c():
         page = explorer_notebook(explorer_call(what, {k: literal(v) for k, v in pairs(parameter).items()}), Path(d))
         child = subprocess.Popen(server(page, voila, browser, port), env=os.environ | dict(SPEKTRON_ROOT=str(project_root())), stdin=subprocess.DEVNULL, start_new_session=True)
         try: return child.wait()

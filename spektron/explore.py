@@ -229,13 +229,13 @@ def find_molecule(
     near = nearest_molecule(text, corpus)
     raise ValueError(f"{text!r} is not in this corpus of {len(known)} molecules; the nearest is {near!r}. Give a SMILES that is there, or a name such as ethanol")
 
-# %% ../nbs/37_explore.ipynb #bca68f8d
+# %% ../nbs/37_explore.ipynb #68095814
 NOTE = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}"><text x="4" y="20" font-size="12">structures need rdkit</text></svg>'
 
 @lru_cache(256)
 def structure_svg(
     molecule: str,  # SMILES; anything else has no structure
-    width: int = 200, height: int = 140,  # pixels
+    width: int = 140, height: int = 130,  # pixels; beside the controls in a JupyterLab of 1280
 ) -> str:
     "The structure of a molecule as SVG; a line that says so if rdkit is missing, nothing for what is no SMILES"
     try: drawer, mol = _chemistry("rdkit.Chem.Draw.rdMolDraw2D").MolDraw2DSVG(width, height), _molecule(molecule)
@@ -295,7 +295,7 @@ def curve(x, y, name: str, colour: str, k: int = 1, **more) -> dict:
     data = dict(type="scatter", x=np.asarray(x, np.float32), y=np.asarray(y, np.float32), name=name)
     return data | dict(mode="lines", line=dict(color=colour, width=1.5)) | panel | more
 
-# %% ../nbs/37_explore.ipynb #e06997e8
+# %% ../nbs/37_explore.ipynb #37f18cbb
 UNIT_TEXT = {"km/mol per cm-1": "km mol⁻¹", "angstrom^4/u per cm-1": "Å⁴ u⁻¹"}  # of a line; its spectrum has that times cm
 
 def _ordinate(unit: str, derivative: int) -> str:
@@ -308,7 +308,7 @@ def _spectrum_layout(o: Opened, molecule: str, found: str, modality: str, fwhm: 
     unit = o.corpus.files[o.corpus.part[o.rows[found, modality]]].units.get(modality, "as given")
     ends, identity = [float(o.corpus.axis[-1]), float(o.corpus.axis[0])], "" if molecule == found else f" ({found})"
     return dict(title_text=f"{molecule}{identity}, {modality}" + (f", FWHM {fwhm:g} cm⁻¹" if o.lines is not None else ""),
-                yaxis_title_text=_ordinate(unit, derivative), yaxis2_title_text=f"lines / ({UNIT_TEXT.get(unit, unit)})" if o.lines is not None else "", xaxis_range=ends, xaxis2_range=ends)
+                yaxis_title_text=_ordinate(unit, derivative), yaxis2_title_text=f"lines /<br>({UNIT_TEXT.get(unit, unit)})" if o.lines is not None else "", xaxis_range=ends, xaxis2_range=ends)
 
 # %% ../nbs/37_explore.ipynb #ba6501db
 def spectrum_drawing(
