@@ -123,6 +123,7 @@ def test_a_killed_worker_and_the_same_rows_over_ssh(tmp_path, monkeypatch, reque
     runs, rows = load_runs("e1", here / "results").set_index("hash"), load_rows("e1", here / "results").set_index("hash")
     assert 0 < text["step"] <= 8 and len(re.findall(r"^.*lost .* died; the run is tried again", said, re.M)) == 1 and "Traceback" not in said
     assert len(runs) == len(rows) == 2 * len(BACKBONES) and set(runs.state) == {"done"} and (rows["training.steps"] == 8).all()
+    assert set(zip(rows["config.model.backbone"], rows["config.seed"], strict=True)) == {(b, seed) for b in BACKBONES for seed in range(2)} and (rows["metrics.nre.model"] > 0).all()
     assert (rows["training.wall_s"] > 1000).sum() == 1 and rows.loc[runs.rows[killed][0], "training.wall_s"] > 1000
     assert {name for run in runs.rows for name in run} == set(rows.index)
 
