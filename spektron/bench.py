@@ -710,7 +710,7 @@ def table(result: dict) -> str:
     if "comparisons" not in result: return text
     return text + "\n\n" + columns([["", "measured", "reference", "ratio", "target", ""], *map(comparison_line, result["comparisons"])]) + "".join(f"\nleft out: {s}" for s in result["skipped"])
 
-# %% ../nbs/38_bench.ipynb #ad14a05b
+# %% ../nbs/38_bench.ipynb #b09b226d
 BENCHES = {"mixers": bench_mixers, "backbones": bench_backbones, "lengths": bench_lengths, "train": bench_train, "data": bench_data}
 
 def run_bench(
@@ -741,6 +741,7 @@ def run_benches(
 ) -> Iterator[tuple[dict, Path]]:
     "Each result in turn, with the file to which it was written. ValueError for what is not there, before anything is measured"
     if unknown := [w for w in what if w not in BENCHES]: raise ValueError(f"bench {unknown[0]!r} is not known; allowed: {', '.join(BENCHES)}")
+    if given.get("batch") and set(what) != {"train"}: raise ValueError(f"batch={given['batch']} is for `train` only; measure it in a command of its own")
     if out and len(what) > 1: raise ValueError(f"one file, {out}, for {len(what)} benches; leave --out away, each then has its own in {results_dir() / 'bench'}")
     for w in what: yield (result := run_bench(w, device, **given)), write_result(result, out or results_dir() / "bench" / f"{w}-{device}.json")
 
